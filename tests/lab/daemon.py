@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One host's remapd."""
+
+import json
+import os
+
+from .basics import BUILD, wait_until
+
+PORT = 7654
+
+
+class Remapd:
+    def __init__(self, host, options=()):
+        self.handoff = host.directory / "handoff"
+        self.control = host.directory / "control"
+        self.reports = host.directory / "reports"
+        self.reports.mkdir(exist_ok=True)
+        self.process = host.spawn(
+            [os.environ.get("REMAPD", BUILD / "remapd"),
+             "--handoff", self.handoff, "--control", self.control,
+             "--listen", f"{host.address}:{PORT}",
+             "--report-dir", self.reports, *options], "remapd")
+        wait_until(self._ready, "remapd is ready")
+
+    def _ready(self):
+        self.process.check_alive()
+        return "ready" in self.process.output()
+
+    def report(self, role, name, known, seconds=10):
+        """The report of the newest migration of this VM that is not among the
+        `known` file names."""
+        return wait_until(lambda: self._find(role, name, known),
+                          f"report of {name} as {role}", seconds)
+
+    def known_reports(self):
+        return {file.name for file in self.reports.glob("*.json")}
+
+    def _find(self, role, name, known):
+        for file in self.reports.glob(f"*-{role}.json"):
+            if file.name in known:
+                continue
+            try:
+                report = json.loads(file.read_text())
+            except ValueError: # still being written
+                continue
+            if report["name"] == name:
+                return report
+        return None
+
+    def close(self):
+        self.process.close()

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One QEMU on one host."""
+
+import os
+import pathlib
+import re
+
+from .basics import TOP, Failed, Refused, run, wait_until
+from .guest import GUESTS
+from .memory import BACKENDS, huge_bytes, thp_of
+from .qmp import Qmp
+
+ACCELERATORS = {"tcg": ["-accel", "tcg,thread=multi"],
+                "kvm": ["-accel", "kvm", "-cpu", "host"]}
+FIRMWARE = ["/usr/share/seabios", "/usr/share/qemu"]
+
+
+def find_qemu():
+    """$QEMU, or what the project has built."""
+    path = os.environ.get("QEMU") or run("make", "-s", "-C", str(TOP),
+                                         "qemu-bin").strip()
+    if not os.access(path, os.X_OK):
+        raise Refused(f"{path} is not there: run `make qemu`")
+    return path
+
+
+class Config:
+    """What a VM is, on whichever host it runs."""
+
+    def __init__(self, name, guest="linux", vcpus=1, memory=1 << 30,
+                 backend="thp", accel="tcg", options=None):
+        if accel not in ACCELERATORS:
+            raise Refused(f"ACCEL={accel}: allowed are "
+                          f"{', '.join(ACCELERATORS)}")
+        if guest == "tiny" and vcpus != 1:
+            raise Refused("the tiny guest has one vCPU")
+        self.name = name
+        self.guest = guest
+        self.vcpus = vcpus
+        self.memory = memory
+        self.backend = backend
+        self.accel = accel
+        self.options = options or {}
+
+    def command(self, qemu):
+        append = " ".join(f"remapd.{key}={value}"
+                          for key, value in self.options.items())
+        if self.guest == "linux":
+            append = "console=ttyS0 quiet panic=-1 " + append
+        return [
+            qemu, *(word for path in FIRMWARE for word in ("-L", path)),
+            "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+            "-name", f"guest={self.name}", *ACCELERATORS[self.accel],
+            "-object", f"{BACKENDS[self.backend]},id=ram0,size={self.memory}",
+            "-machine", "pc,memory-backend=ram0", "-m", f"size={self.memory}B",
+            "-smp", str(self.vcpus), *GUESTS[self.guest], "-append", append]
+
+
+class Machine:
+    """A QEMU process. `pager` is None, "on" or "required"; with `incoming` it
+    waits for a migration, with `stopped` it does not run the guest."""
+
+    def __init__(self, host, config, guest, qemu, pager=None, incoming=False,
+                 stopped=False):
+        self.host = host
+        self.config = config
+        place = host.directory / f"{config.name}-{host.free_port()}"
+        sockets = {name: f"{place}.{name}" for name in ("qmp", "serial")}
+        command = config.command(qemu)
+        for name, path in sockets.items():
+            command += ["-chardev", f"socket,id={name},path={path},"
+                                    "server=on,wait=off"]
+        command += ["-mon", "chardev=qmp,mode=control", "-serial",
+                    "chardev:serial"]
+        if pager:
+            command += ["-object", f"migration-pager,id=pager0,path="
+                                   f"{host.directory / 'handoff'},required="
+                                   f"{'on' if pager == 'required' else 'off'}"]
+        if incoming:
+            command += ["-incoming", "defer"]
+        if stopped:
+            command += ["-S"]
+        with thp_of(config.backend):
+            self.process = host.spawn(command, place.name)
+        self.pid = self.process.pid
+        wait_until(lambda: self._listening(sockets), "QEMU listens")
+        self.qmp = Qmp(sockets["qmp"])
+        self.serial = guest.listen(sockets["serial"])
+
+    def _listening(self, sockets):
+        self.process.check_alive()
+        return all(pathlib.Path(path).exists() for path in sockets.values())
+
+    def check_alive(self):
+        self.process.check_alive()
+
+    def status(self):
+        return self.qmp("query-status")["status"]
+
+    def blocks(self):
+        """The RAM blocks: {name: (hva, length)}."""
+        blocks = {name: (int(hva, 16), int(used, 16))
+                  for name, used, hva in re.findall(
+                      r"^\s*(\S+)\s+\d+ .iB\s+0x\w+\s+(0x\w+)\s+0x\w+\s+"
+                      r"(0x\w+)\s+r[ow]", self.qmp.human("info ramblock"),
+                      re.MULTILINE)}
+        if not blocks:
+            raise Failed("QEMU names no RAM block")
+        return blocks
+
+    def huge_bytes(self):
+        """Guest memory that this QEMU has in huge pages."""
+        return huge_bytes(self.pid, [self.blocks()["ram0"]])
+
+    def close(self):
+        self.process.close()

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Guest memory as the host sees it: back ends, huge pages, ranges."""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import pathlib
+import re
+import threading
+
+from .basics import Refused, pid_alive
+
+HUGE = 2 << 20
+NR_HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+RESERVED = pathlib.Path("/run/remapd-lab")
+PR_SET_THP_DISABLE = 41
+
+# name: QEMU's memory object, but for its id and size
+BACKENDS = {
+    "anon": "memory-backend-ram",
+    "thp": "memory-backend-ram",
+    "memfd": "memory-backend-memfd,share=on",
+    "hugetlb": "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,share=on",
+}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_thp_lock = threading.Lock()
+
+
+def check_backend(backend):
+    if backend not in BACKENDS:
+        raise Refused(f"BACKEND={backend}: allowed are {', '.join(BACKENDS)}")
+    enabled = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if backend == "thp" and (not enabled.exists() or
+                             "[never]" in enabled.read_text()):
+        raise Refused(f"BACKEND=thp: {enabled} must be madvise or always")
+
+
+@contextlib.contextmanager
+def thp_of(backend):
+    """What is started inside gets no transparent huge pages where `backend`
+    is anon: the flag is the process's own and passes through exec."""
+    if backend != "anon":
+        yield
+        return
+    with _thp_lock:
+        _libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+        try:
+            yield
+        finally:
+            _libc.prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0)
+
+
+class HugePages:
+    """The lab's share of the host's huge pages. Many labs add theirs to one
+    number, hence the lock; a file says how many are whose."""
+
+    def __init__(self):
+        self.reserved = 0
+        self.file = RESERVED / str(os.getpid())
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _locked():
+        RESERVED.mkdir(exist_ok=True)
+        with open(RESERVED / "lock", "w", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @staticmethod
+    def _change(pages):
+        before = int(NR_HUGEPAGES.read_text())
+        NR_HUGEPAGES.write_text(str(max(before + pages, 0)))
+        return int(NR_HUGEPAGES.read_text()) - before
+
+    def reserve(self, nbytes):
+        pages = -(-nbytes // HUGE)
+        with self._locked():
+            got = self._change(pages)
+            if got < pages:
+                self._change(-got)
+                raise Refused(f"BACKEND=hugetlb: the host has {got} of the "
+                              f"{pages} huge pages that the VMs need")
+            self.reserved += pages
+            self.file.write_text(str(self.reserved))
+
+    def give_back(self):
+        if not self.reserved:
+            return
+        with self._locked():
+            self._change(-self.reserved)
+            self.reserved = 0
+            self.file.unlink()
+
+    @classmethod
+    def sweep(cls):
+        """Gives back what labs whose process is gone had reserved."""
+        with cls._locked():
+            for file in RESERVED.glob("[0-9]*"):
+                if not pid_alive(file.name):
+                    cls._change(-int(file.read_text()))
+                    file.unlink()
+
+
+def huge_bytes(pid, blocks):
+    """How much of these blocks, (hva, length) each, the process has mapped by
+    huge pages."""
+    total = 0
+    inside = False
+    with open(f"/proc/{pid}/smaps", encoding="ascii") as smaps:
+        for line in smaps:
+            head = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+            if head:
+                start, end = int(head[1], 16), int(head[2], 16)
+                inside = any(start < hva + length and hva < end
+                             for hva, length in blocks)
+            elif inside and line.startswith(
+                    ("AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:",
+                     "Shared_Hugetlb:", "Private_Hugetlb:")):
+                total += int(line.split()[1]) << 10
+    return total
+
+
+def read_block(pid, hva, length):
+    """Yields the memory of a block in pieces of at most 2 MiB."""
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for offset in range(0, length, HUGE):
+            yield os.pread(memory.fileno(), min(HUGE, length - offset),
+                           hva + offset)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One post-copy migration of one VM, watched and measured from outside."""
+
+import time
+
+from .basics import Failed, wait_until
+from .qmp import QmpError
+
+UNLIMITED = 1 << 40 # bytes a second
+CAPABILITIES = ("events", "postcopy-ram")
+ENDED = ("failed", "cancelled", "postcopy-paused", "postcopy-recover")
+
+
+class Move:
+    """`pager` is what the destination is told, None, "on" or "required";
+    `stopped` keeps the guest from running there."""
+
+    def __init__(self, vm, precopy=False, pager="on", stopped=False,
+                 capabilities=(), progress=lambda move: None):
+        self.vm = vm
+        self.precopy = precopy
+        self.pager = pager
+        self.stopped = stopped
+        self.capabilities = [*CAPABILITIES, *capabilities]
+        self.progress = progress
+        self.source = vm.machine
+        self.destination = None
+        self.old_host, self.new_host = vm.host, vm.other_host()
+
+    # ---- doing it ----
+
+    def prepare(self):
+        """Starts the destination's QEMU and sets up both ends."""
+        self.destination = self.vm.launch(self.new_host, pager=self.pager,
+                                          incoming=True, stopped=self.stopped)
+        port = self.new_host.free_port()
+        self.uri = f"tcp:{self.new_host.address}:{port}"
+        for machine in (self.source, self.destination):
+            machine.qmp("migrate-set-capabilities", capabilities=[
+                {"capability": name, "state": True}
+                for name in self.capabilities])
+        # Pre-copy alone must never get there, for this is about post-copy.
+        self.source.qmp("migrate-set-parameters", max_bandwidth=UNLIMITED,
+                        downtime_limit=0)
+        self.destination.qmp("migrate-incoming", uri=self.uri)
+
+    def begin(self):
+        """Notes what is to be compared, and starts the migration."""
+        self.known_reports = {
+            host: host.remapd.known_reports() if host.remapd else set()
+            for host in (self.old_host, self.new_host)}
+        self.thp_bytes_source = self.source.huge_bytes()
+        self.before = self.counters()
+        self.begun = time.time()
+        self.source.qmp("migrate", uri=self.uri)
+
+    def switch(self):
+        """Asks for post-copy: at once, or after one round of pre-copy."""
+        if self.precopy:
+            self.wait_round(2)
+        self.source.qmp("migrate-start-postcopy")
+
+    def start(self):
+        self.prepare()
+        self.vm.mark()
+        self.begin()
+        self.switch()
+
+    def wait_round(self, count, seconds=300):
+        """Waits until the memory has been gone through `count` - 1 times."""
+        def synced():
+            self.check()
+            self.progress(self)
+            ram = self.information().get("ram", {})
+            return ram.get("dirty-sync-count", 0) >= count
+        wait_until(synced, f"pre-copy round {count - 1}", seconds, 0.05)
+
+    def wait(self, seconds=600):
+        """Waits for the end and takes the figures."""
+        wait_until(self.completed, "the migration completes", seconds, 0.02)
+        self.source.qmp.wait("MIGRATION", status="completed")
+        self.after = self.counters()
+        self.ended = time.time()
+        self.information_at_end = self.information()
+        self.thp_bytes_destination = self.destination.huge_bytes()
+        if not self.stopped:
+            self.vm.arrived(self.destination)
+
+    def completed(self):
+        self.check()
+        self.progress(self)
+        return self.destination.qmp.find("MIGRATION", status="completed")
+
+    def check(self):
+        """Raises if the migration can no longer complete."""
+        for machine in (self.source, self.destination):
+            machine.check_alive()
+            for status in ENDED:
+                if machine.qmp.find("MIGRATION", status=status):
+                    raise Failed(f"migration {status}: {self.error()}")
+
+    def error(self):
+        return "; ".join(
+            f"{side}: {machine.qmp('query-migrate').get('error-desc', '-')}"
+            for side, machine in (("source", self.source),
+                                  ("destination", self.destination)))
+
+    def cancel(self):
+        self.source.qmp("migrate_cancel")
+        self.source.qmp.wait("MIGRATION", status="cancelled")
+        self.destination.close()
+
+    # ---- seeing it ----
+
+    def information(self):
+        return self.source.qmp("query-migrate")
+
+    def pager_events(self, machine):
+        return [event.data for event in machine.qmp.events
+                if event.name == "MIGRATION_PAGER"]
+
+    def engine(self):
+        """What placed the pages, from the destination's own report."""
+        statuses = {event["status"]
+                    for event in self.pager_events(self.destination)}
+        if "completed" not in statuses:
+            return "native"
+        return self.report("destination")["engine"]
+
+    def report(self, role):
+        host = {"source": self.old_host, "destination": self.new_host}[role]
+        return host.remapd.report(role, self.vm.config.name,
+                                  self.known_reports[host])
+
+    def counters(self):
+        processes = {"qemu_source": self.source.process,
+                     "qemu_destination": self.destination.process}
+        for role, host in (("source", self.old_host),
+                           ("destination", self.new_host)):
+            if host.remapd:
+                processes[f"remapd_{role}"] = host.remapd.process
+        return {"bytes": self.old_host.bytes_sent(),
+                "cpu": {name: process.cpu_seconds()
+                        for name, process in processes.items()}}
+
+    # ---- the figures ----
+
+    def switchover(self):
+        """When the source stopped."""
+        return self.source.qmp.find("STOP").time
+
+    def postcopy_seconds(self):
+        active = self.source.qmp.find("MIGRATION", status="postcopy-active")
+        done = self.destination.qmp.find("MIGRATION", status="completed")
+        return done.time - active.time
+
+    def downtime_seconds(self):
+        return self.destination.qmp.find("RESUME").time - self.switchover()
+
+    def operations_after(self, seconds):
+        """The guest's work in so many seconds from the switchover on."""
+        guest, start = self.vm.guest, self.switchover()
+        guest.wait(lambda heard: heard[-1].time > start + seconds,
+                   f"{seconds} s of work", seconds + 30)
+        return round(guest.operations_at(start + seconds)
+                     - guest.operations_at(start))
+
+    def operations_before(self):
+        """Operations a second in the second before the migration began."""
+        lines = [line for line in self.vm.guest.lines()
+                 if self.begun - 1 <= line.time <= self.begun]
+        return round((lines[-1]["ops"] - lines[0]["ops"])
+                     / (lines[-1].time - lines[0].time))
+
+    def timeline(self):
+        """The guest's work line by line, seconds from the switchover."""
+        start = self.switchover()
+        lines = [line for line in self.vm.guest.lines()
+                 if start - 1 <= line.time]
+        return [{"seconds": round(after.time - start, 3),
+                 "operations": after["ops"] - before["ops"],
+                 "gap_ms": after["gap_us"] / 1000}
+                for before, after in zip(lines, lines[1:])]
+
+    def pages(self):
+        """How the pages went. QEMU's own counters where it sent them."""
+        if self.engine() == "native":
+            ram = self.information_at_end["ram"]
+            urgent = ram["postcopy-requests"]
+            return {"total": ram["normal"] + ram["duplicate"],
+                    "zero": ram["duplicate"], "urgent": urgent,
+                    "bulk": ram["normal"] + ram["duplicate"] - urgent}
+        return self.report("destination")["pages"]
+
+    def fault_latency(self):
+        """QEMU measures none, but counts its requests."""
+        if self.engine() == "native":
+            return {"p50": None, "p99": None, "max": None,
+                    "count": self.information_at_end["ram"]
+                             ["postcopy-requests"]}
+        return self.report("destination")["fault_latency_us"]
+
+    def figures(self):
+        cpu = {name: round(seconds - self.before["cpu"][name], 2)
+               for name, seconds in self.after["cpu"].items()}
+        return {
+            "engine": self.engine(),
+            "total_seconds": round(self.ended - self.begun, 3),
+            "downtime_seconds": round(self.downtime_seconds(), 4),
+            "postcopy_seconds": round(self.postcopy_seconds(), 3),
+            "bytes_on_wire": self.after["bytes"] - self.before["bytes"],
+            "pages": self.pages(),
+            "fault_latency_us": self.fault_latency(),
+            "guest_longest_stall_ms":
+                self.vm.guest.newest()["mark_us"] / 1000,
+            "guest_operations_per_second_before": self.operations_before(),
+            "guest_operations_first_second": self.operations_after(1),
+            "thp_bytes_source": self.thp_bytes_source,
+            "thp_bytes_destination": self.thp_bytes_destination,
+            "cpu_seconds": cpu,
+        }
