@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# make            the daemon and remapctl, in build/
+# make demo       migrate a VM between two hosts on this machine
+# make check      all tests
+# make help       the other targets
+
+BUILD ?= build
+CC ?= gcc
+CFLAGS ?= -O2 -g
+SANITIZE ?=
+
+ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -I$(BUILD) -Wall -Wextra -Werror \
+	-Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 \
+	-Wno-format-truncation -fno-strict-aliasing -pthread -MMD -MP \
+	$(CFLAGS) $(SANITIZE)
+PACKAGES = libevent libprotobuf-c json-c inih
+LIBS = -levent -lprotobuf-c -ljson-c -linih -pthread
+
+DAEMON_SOURCES = $(filter-out daemon/main.c,$(sort $(wildcard daemon/*.c)))
+DAEMON_OBJECTS = $(DAEMON_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/control.pb-c.o
+REMAPCTL_OBJECTS = $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard remapctl/*.c)))
+
+.PHONY: all clean
+all: $(BUILD)/remapd
+
+-include $(wildcard qemu-patches/qemu.mk kernel-patches/kernel.mk)
+-include $(wildcard tests/tests.mk tests/vm/vm.mk tests/kernel/kernel.mk)
+
+$(BUILD)/control.pb-c.c: proto/control.proto
+	@mkdir -p $(@D)
+	protoc-c --proto_path=proto --c_out=$(@D) $<
+
+# Generated code is not held to our warnings.
+$(BUILD)/control.pb-c.o: $(BUILD)/control.pb-c.c
+	$(CC) -std=c17 $(CFLAGS) $(SANITIZE) -c -o $@ $<
+
+$(DAEMON_OBJECTS) $(BUILD)/daemon/main.o: | $(BUILD)/control.pb-c.c
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(BUILD)/remapd: $(BUILD)/daemon/main.o $(DAEMON_OBJECTS)
+	$(CC) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LIBS)
+
+clean:
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

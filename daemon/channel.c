@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "channel.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/ip.h>
+#include <linux/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "util.h"
+
+/* A bulk channel holds this many round trips' worth of bytes: enough to keep
+ * the link busy, few enough that a page asked for meanwhile does not wait
+ * behind a long queue at the bottleneck. */
+#define BULK_ROUND_TRIPS      2
+#define BULK_MIN_BUFFER_BYTES (512u << 10)
+#define BULK_MAX_BUFFER_BYTES (16u << 20)
+#define BULK_TUNE_EVERY_BYTES (8u << 20)
+
+void channel_init(struct channel *channel, int fd, enum channel_kind kind,
+                  unsigned index)
+{
+    int one = 1, tos = kind == CHANNEL_URGENT ? IPTOS_LOWDELAY : 0;
+    int priority = kind == CHANNEL_URGENT ? 6 : 2;
+    int buffer = (int)BULK_MIN_BUFFER_BYTES;
+
+    *channel = (struct channel){.fd = fd, .kind = kind, .index = index};
+    /* None of these decides about correctness; a refused one costs speed. */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
+    setsockopt(fd, IPPROTO_IPV6, IPV6_TCLASS, &tos, sizeof(tos));
+    setsockopt(fd, SOL_SOCKET, SO_PRIORITY, &priority, sizeof(priority));
+    if (kind == CHANNEL_BULK)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+}
+
+void channel_shutdown(struct channel *channel)
+{
+    shutdown(channel->fd, SHUT_RDWR);
+}
+
+void channel_fini(struct channel *channel)
+{
+    close(channel->fd);
+    channel->fd = -1;
+}
+
+/* Drop @bytes from the front of @iov; return the entries that are used up. */
+static unsigned iov_advance(struct iovec *iov, unsigned count, size_t bytes)
+{
+    unsigned used = 0;
+
+    while (used < count && bytes >= iov[used].iov_len)
+        bytes -= iov[used++].iov_len;
+    if (used < count) {
+        iov[used].iov_base = (char *)iov[used].iov_base + bytes;
+        iov[used].iov_len -= bytes;
+    }
+    return used;
+}
+
+static void channel_tune(struct channel *channel)
+{
+    struct tcp_info info;
+    socklen_t length = sizeof(info);
+    uint64_t sent = channel->sent_bytes, in_flight;
+    int buffer;
+
+    if (channel->kind != CHANNEL_BULK ||
+        sent - channel->tuned_at_bytes < BULK_TUNE_EVERY_BYTES)
+        return;
+    channel->tuned_at_bytes = sent;
+    if (getsockopt(channel->fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+        return;
+    in_flight = info.tcpi_delivery_rate * info.tcpi_min_rtt / 1000000 *
+                BULK_ROUND_TRIPS;
+    buffer = (int)MIN(MAX(in_flight, BULK_MIN_BUFFER_BYTES),
+                      BULK_MAX_BUFFER_BYTES);
+    setsockopt(channel->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+}
+
+int channel_send(struct channel *channel, struct iovec *iov, unsigned count)
+{
+    while (count) {
+        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
+        ssize_t sent = sendmsg(channel->fd, &msg, MSG_NOSIGNAL);
+        unsigned used;
+
+        if (sent < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        channel->sent_bytes += (uint64_t)sent;
+        used = iov_advance(iov, count, (size_t)sent);
+        iov += used;
+        count -= used;
+    }
+    channel_tune(channel);
+    return 0;
+}
+
+int channel_recv_header(struct channel *channel, struct frame_header *header)
+{
+    while (channel->next_bytes < sizeof(*header)) {
+        ssize_t got = recv(channel->fd,
+                           (char *)&channel->next + channel->next_bytes,
+                           sizeof(*header) - channel->next_bytes, 0);
+
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        if (!got)
+            return channel->next_bytes ? -ECONNRESET : -EPIPE;
+        channel->received_bytes += (uint64_t)got;
+        channel->next_bytes += (unsigned)got;
+    }
+    *header = channel->next;
+    channel->next_bytes = 0;
+    return 0;
+}
+
+/* Fill iov[0..need-1]; what stands behind them is read ahead. Return how many
+ * entries are full, or -errno. */
+static int channel_recv_iov(struct channel *channel, struct iovec *iov,
+                            unsigned need, unsigned count)
+{
+    unsigned at = 0;
+
+    while (at < need) {
+        struct msghdr msg = {.msg_iov = iov + at, .msg_iovlen = count - at};
+        ssize_t got = recvmsg(channel->fd, &msg, 0);
+
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            return -errno;
+        }
+        if (!got)
+            return -ECONNRESET;
+        channel->received_bytes += (uint64_t)got;
+        at += iov_advance(iov + at, count - at, (size_t)got);
+    }
+    return (int)at;
+}
+
+int channel_recv(struct channel *channel, struct iovec *iov, unsigned count)
+{
+    struct iovec all[count + 1];
+    int at;
+
+    memcpy(all, iov, count * sizeof(*iov));
+    all[count] = (struct iovec){&channel->next, sizeof(channel->next)};
+    at = channel_recv_iov(channel, all, count, count + 1);
+    if (at < 0)
+        return at;
+    channel->next_bytes =
+        (unsigned)at > count
+            ? (unsigned)sizeof(channel->next)
+            : (unsigned)(sizeof(channel->next) - all[count].iov_len);
+    return 0;
+}
+
+int channel_recv_exactly(struct channel *channel, struct iovec *iov)
+{
+    int at = channel_recv_iov(channel, iov, 1, 1);
+
+    return MIN(at, 0);
+}

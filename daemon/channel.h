@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Channels: the TCP connections that carry page frames.
+ *
+ * One thread sends on a channel and one thread receives on it; all calls block
+ * until the whole is done or the channel is shut down by channel_shutdown(),
+ * which any thread may call.
+ */
+#ifndef REMAPD_CHANNEL_H
+#define REMAPD_CHANNEL_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "../proto/frame.h"
+
+enum channel_kind { CHANNEL_URGENT, CHANNEL_BULK };
+
+struct channel {
+    int fd;
+    enum channel_kind kind;
+    unsigned index; /* among the channels of its kind */
+    struct frame_header next; /* read ahead together with the last payload */
+    unsigned next_bytes;
+    uint64_t tuned_at_bytes;
+    _Atomic uint64_t sent_bytes, received_bytes;
+};
+
+/** channel_init() - take over @fd, a connected socket, and set its options.
+ * Main thread. */
+void channel_init(struct channel *channel, int fd, enum channel_kind kind,
+                  unsigned index);
+
+/** channel_shutdown() - end both directions; blocked calls return. */
+void channel_shutdown(struct channel *channel);
+
+/** channel_fini() - close; no thread may be using the channel any more. */
+void channel_fini(struct channel *channel);
+
+/**
+ * channel_send() - send all of @iov, which is used up in place.
+ * Return: 0 or -errno.
+ */
+int channel_send(struct channel *channel, struct iovec *iov, unsigned count);
+
+/**
+ * channel_recv_header() - receive the next frame's header, as it is on the
+ * wire. Return: 0, -EPIPE if the peer closed between two frames, -ECONNRESET
+ * if it closed within one, or -errno.
+ */
+int channel_recv_header(struct channel *channel, struct frame_header *header);
+
+/**
+ * channel_recv() - fill all of @iov, which is used up in place, with payload,
+ * and read ahead into the header that follows.
+ * Return: 0, -ECONNRESET if the peer closed before the end, or -errno.
+ */
+int channel_recv(struct channel *channel, struct iovec *iov, unsigned count);
+
+/** channel_recv_exactly() - the same for one buffer within a payload, without
+ * reading ahead. */
+int channel_recv_exactly(struct channel *channel, struct iovec *iov);
+
+#endif

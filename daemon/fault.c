@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "fault.h"
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "frame.h"
+#include "log.h"
+
+#define FAULT_BATCH 64 /* messages a read, requests a send */
+
+struct fault_reader {
+    const struct place_target *target;
+    const struct block_table *table;
+    struct pagemap *map;
+    struct channel *channels[THREAD_MAX_CHANNELS];
+    unsigned channel_count;
+    struct thread_status *status;
+    int stop_fd;
+    pthread_t thread;
+};
+
+/* Requests collected for one channel. */
+struct fault_batch {
+    struct frame_header headers[FAULT_BATCH];
+    unsigned count;
+};
+
+/* One fault: answered at once if the page is there, else put into its
+ * channel's batch, unless somebody has asked already. */
+static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
+                      uint64_t now, struct fault_batch *batches, char *error)
+{
+    uint64_t hva = msg->arg.pagefault.address;
+    const struct block *block;
+    struct fault_batch *batch;
+    uint64_t offset, page;
+
+    if (msg->event != UFFD_EVENT_PAGEFAULT) {
+        snprintf(error, ERROR_TEXT_BYTES, "unexpected userfaultfd event 0x%x",
+                 msg->event);
+        return -EPROTO;
+    }
+    block = block_table_at(reader->table, hva);
+    if (!block) {
+        snprintf(error, ERROR_TEXT_BYTES, "fault outside of all blocks");
+        return -EPROTO;
+    }
+    atomic_fetch_add(&reader->target->stats->faults, 1);
+    offset = align_down(hva - block->hva, block->page_size);
+    page = block->first_page + offset / PAGE_BYTES;
+    if (!pagemap_missing(reader->map, page)) {
+        bool minor =
+            msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
+        int ret = place_present(reader->target, block, offset, minor);
+
+        if (ret)
+            snprintf(error, ERROR_TEXT_BYTES,
+                     "answering a fault on block %.80s: %s", block->idstr,
+                     strerror(-ret));
+        return ret;
+    }
+    if (!pagemap_request(reader->map, page, now))
+        return 0;
+    batch = &batches[page / FRAME_MAX_PAGES % reader->channel_count];
+    frame_pack(&(struct frame){.kind = FRAME_REQUEST,
+                               .block = block,
+                               .offset = offset,
+                               .length = block->page_size},
+               &batch->headers[batch->count++]);
+    return 0;
+}
+
+static int fault_serve(struct fault_reader *reader, char *error)
+{
+    struct fault_batch batches[THREAD_MAX_CHANNELS];
+    struct uffd_msg msgs[FAULT_BATCH];
+    ssize_t got = read(reader->target->uffd, msgs, sizeof(msgs));
+    uint64_t now = now_ns();
+    int ret;
+
+    if (got < 0) {
+        if (errno == EAGAIN || errno == EINTR)
+            return 0; /* woken and gone between poll and read */
+        snprintf(error, ERROR_TEXT_BYTES, "reading the userfaultfd: %s",
+                 strerror(errno));
+        return -errno;
+    }
+    for (unsigned i = 0; i < reader->channel_count; i++)
+        batches[i].count = 0;
+    for (unsigned i = 0; i < (size_t)got / sizeof(*msgs); i++) {
+        ret = fault_take(reader, &msgs[i], now, batches, error);
+        if (ret)
+            return ret;
+    }
+    for (unsigned i = 0; i < reader->channel_count; i++) {
+        struct iovec iov = {batches[i].headers,
+                            batches[i].count * sizeof(struct frame_header)};
+
+        if (!batches[i].count)
+            continue;
+        ret = channel_send(reader->channels[i], &iov, 1);
+        if (ret) {
+            snprintf(error, ERROR_TEXT_BYTES, "sending a request: %s",
+                     strerror(-ret));
+            return ret;
+        }
+    }
+    return 0;
+}
+
+static void *fault_main(void *opaque)
+{
+    struct fault_reader *reader = opaque;
+    struct pollfd fds[] = {{.fd = reader->target->uffd, .events = POLLIN},
+                           {.fd = reader->stop_fd, .events = POLLIN}};
+    char error[ERROR_TEXT_BYTES];
+
+    thread_begin("fault", NULL);
+    for (;;) {
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            abort();
+        if (fds[1].revents)
+            return NULL;
+        if (fds[0].revents & POLLERR) {
+            snprintf(error, sizeof(error),
+                     "the userfaultfd does not work: is it non-blocking?");
+            break;
+        }
+        if (fds[0].revents & POLLHUP) {
+            snprintf(error, sizeof(error), "the guest's memory is gone");
+            break;
+        }
+        if (fds[0].revents && fault_serve(reader, error))
+            break;
+    }
+    thread_status_fail(reader->status, NULL, error);
+    return NULL;
+}
+
+struct fault_reader *
+fault_reader_start(const struct place_target *target,
+                   const struct block_table *table, struct pagemap *map,
+                   struct channel *const *channels, unsigned count,
+                   struct thread_status *status)
+{
+    struct fault_reader *reader = xcalloc(1, sizeof(*reader));
+
+    reader->target = target;
+    reader->table = table;
+    reader->map = map;
+    memcpy(reader->channels, channels, count * sizeof(*channels));
+    reader->channel_count = count;
+    reader->status = status;
+    reader->stop_fd = eventfd(0, EFD_CLOEXEC);
+    if (reader->stop_fd < 0 ||
+        pthread_create(&reader->thread, NULL, fault_main, reader))
+        abort();
+    return reader;
+}
+
+void fault_reader_stop(struct fault_reader *reader)
+{
+    if (eventfd_write(reader->stop_fd, 1))
+        abort();
+    /* It may be sending into a full channel. */
+    for (unsigned i = 0; i < reader->channel_count; i++)
+        channel_shutdown(reader->channels[i]);
+    pthread_join(reader->thread, NULL);
+    close(reader->stop_fd);
+    free(reader);
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The other way: from the guest's fault to the request on an urgent channel. */
+#ifndef REMAPD_FAULT_H
+#define REMAPD_FAULT_H
+
+#include "block.h"
+#include "channel.h"
+#include "pagemap.h"
+#include "place.h"
+#include "thread.h"
+
+struct fault_reader;
+
+/**
+ * fault_reader_start() - read faults in a thread of their own.
+ * @target: whose uffd is read (non-blocking) and who places what is present
+ * @channels: urgent ones, @count of them, 1 or more; their sending side is the
+ *            reader's alone until fault_reader_stop()
+ * @status: an error ends the thread and is kept there
+ *
+ * Main thread.
+ */
+struct fault_reader *
+fault_reader_start(const struct place_target *target,
+                   const struct block_table *table, struct pagemap *map,
+                   struct channel *const *channels, unsigned count,
+                   struct thread_status *status);
+
+/** fault_reader_stop() - end the thread and free. Main thread. */
+void fault_reader_stop(struct fault_reader *reader);
+
+#endif

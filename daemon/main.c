@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include <arpa/inet.h>
+#include <event2/event.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "conf.h"
+#include "control.h"
+#include "handoff.h"
+#include "local.h"
+#include "log.h"
+#include "peer.h"
+#include "probe.h"
+#include "session.h"
+#include "version.h"
+
+#define HANDOFF_MODE 0660
+
+static struct event_base *base;
+static const struct conf *conf;
+
+/* ---- a QEMU until it has said hello ---- */
+
+static void newcomer_message(void *owner, enum handoff_type type,
+                             const void *body, int *fd)
+{
+    struct handoff *handoff = owner;
+    const struct handoff_hello *hello = body;
+    const char *wrong = NULL;
+
+    (void)fd;
+    if (type != HANDOFF_HELLO)
+        wrong = "the first message must be HELLO";
+    else if (ntohl(hello->role) != HANDOFF_SOURCE &&
+             ntohl(hello->role) != HANDOFF_DESTINATION)
+        wrong = "HELLO with an unknown role";
+    else if (!memchr(hello->name, 0, sizeof(hello->name)) ||
+             !memchr(hello->address, 0, sizeof(hello->address)))
+        wrong = "HELLO with text that does not end";
+    else if (session_count() >= conf->max_sessions)
+        wrong = "as many sessions as max-sessions allows are running";
+    if (wrong) {
+        log_warning("QEMU %d: refused: %s", handoff_pid(handoff), wrong);
+        handoff_send_text(handoff, HANDOFF_ERROR, wrong);
+        handoff_free(handoff);
+        return;
+    }
+    session_new(base, conf, handoff, hello);
+}
+
+static void newcomer_closed(void *owner, const char *reason)
+{
+    struct handoff *handoff = owner;
+
+    log_warning("QEMU %d: no HELLO: %s", handoff_pid(handoff), reason);
+    handoff_free(handoff);
+}
+
+static const struct handoff_handlers newcomer_handlers = {
+    .message = newcomer_message,
+    .closed = newcomer_closed,
+};
+
+static void newcomer_accepted(struct handoff *handoff)
+{
+    handoff_adopt(handoff, &newcomer_handlers, handoff);
+}
+
+/* ---- the program ---- */
+
+static void on_signal(evutil_socket_t number, short what, void *opaque)
+{
+    (void)what;
+    (void)opaque;
+    log_info("signal %d: ending", (int)number);
+    event_base_loopbreak(base);
+}
+
+int main(int argc, char **argv)
+{
+    struct event *term, *interrupt;
+    struct handoff_listener *handoff;
+    struct local_listener *control;
+
+    conf = conf_load(argc, argv);
+    log_set_level(conf->log_level);
+    if (conf->probe) {
+        probe_print();
+        return 0;
+    }
+    probe_check();
+    signal(SIGPIPE, SIG_IGN);
+    umask(0077);
+    base = event_base_new();
+    if (!base)
+        die("event_base_new failed");
+    peer_listen(base, conf->listen);
+    control = control_listen(base, conf);
+    handoff = handoff_listen(base, conf->handoff, HANDOFF_MODE, conf->group,
+                             newcomer_accepted);
+    term = evsignal_new(base, SIGTERM, on_signal, NULL);
+    interrupt = evsignal_new(base, SIGINT, on_signal, NULL);
+    if (!term || !interrupt || event_add(term, NULL) ||
+        event_add(interrupt, NULL))
+        die("signals: no memory");
+    log_info("version %s ready: QEMU at %s, peers at %s (port %u), remapctl "
+             "at %s", REMAPD_VERSION, conf->handoff, conf->listen, peer_port(),
+             conf->control);
+    event_base_dispatch(base);
+    session_close_all();
+    peer_unlisten();
+    handoff_unlisten(handoff);
+    local_unlisten(control);
+    event_free(term);
+    event_free(interrupt);
+    event_base_free(base);
+    return 0;
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "pagemap.h"
+
+#include <string.h>
+
+#include "util.h"
+
+void pagemap_init(struct pagemap *map, uint64_t pages, struct stats *stats)
+{
+    pageset_init(&map->missing, pages);
+    pageset_init(&map->unclaimed, pages);
+    pageset_init(&map->unrequested, pages);
+    pthread_mutex_init(&map->lock, NULL);
+    map->stats = stats;
+    map->fault_count = 0;
+}
+
+void pagemap_fini(struct pagemap *map)
+{
+    pageset_fini(&map->missing);
+    pageset_fini(&map->unclaimed);
+    pageset_fini(&map->unrequested);
+    pthread_mutex_destroy(&map->lock);
+}
+
+uint64_t pagemap_bytes(const struct pagemap *map)
+{
+    return pageset_bytes(&map->missing) + pageset_bytes(&map->unclaimed) +
+           pageset_bytes(&map->unrequested);
+}
+
+void pagemap_expect(struct pagemap *map, uint64_t first, uint64_t pages)
+{
+    pageset_add(&map->missing, first, pages);
+    pageset_add(&map->unclaimed, first, pages);
+    pageset_add(&map->unrequested, first, pages);
+}
+
+uint64_t pagemap_left(const struct pagemap *map)
+{
+    return pageset_count(&map->missing);
+}
+
+bool pagemap_missing(const struct pagemap *map, uint64_t page)
+{
+    return pageset_has(&map->missing, page);
+}
+
+void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
+                  uint64_t *mask, bool claim)
+{
+    uint64_t missing[PAGESET_MASK_WORDS];
+
+    if (claim) {
+        pageset_take(&map->unclaimed, first, pages, mask);
+        return;
+    }
+    pageset_get(&map->missing, first, pages, missing);
+    for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
+        mask[i] &= missing[i];
+}
+
+static void pagemap_measure(struct pagemap *map, uint64_t page, uint64_t now)
+{
+    pthread_mutex_lock(&map->lock);
+    for (unsigned i = 0; i < map->fault_count; i++) {
+        if (map->faults[i].page == page) {
+            histogram_add(&map->stats->latency, now - map->faults[i].since_ns);
+            map->faults[i] = map->faults[--map->fault_count];
+            break;
+        }
+    }
+    pthread_mutex_unlock(&map->lock);
+}
+
+unsigned pagemap_placed(struct pagemap *map, uint64_t first, unsigned pages,
+                        uint64_t *mask)
+{
+    uint64_t unrequested[PAGESET_MASK_WORDS];
+    uint64_t taken[PAGESET_MASK_WORDS];
+    unsigned count;
+
+    memcpy(taken, mask, sizeof(taken));
+    count = pageset_take(&map->missing, first, pages, taken);
+    /* After the bit is clear: a fault that is entered later sees it placed. */
+    pageset_get(&map->unrequested, first, pages, unrequested);
+    for (unsigned word = 0; word < (pages + 63) / 64; word++) {
+        uint64_t waited = taken[word] & ~unrequested[word];
+        uint64_t now = waited ? now_ns() : 0;
+
+        for (; waited; waited &= waited - 1)
+            pagemap_measure(
+                map, first + word * 64 + (unsigned)__builtin_ctzll(waited),
+                now);
+    }
+    return count;
+}
+
+bool pagemap_request(struct pagemap *map, uint64_t page, uint64_t since_ns)
+{
+    uint64_t mask[PAGESET_MASK_WORDS] = {1};
+    bool first;
+
+    pthread_mutex_lock(&map->lock);
+    first = pageset_take(&map->unrequested, page, 1, mask) == 1;
+    if (first && map->fault_count < PAGEMAP_TIMED_FAULTS) {
+        map->faults[map->fault_count].page = page;
+        map->faults[map->fault_count++].since_ns = since_ns;
+    }
+    pthread_mutex_unlock(&map->lock);
+    if (!first || pagemap_missing(map, page))
+        return first;
+    /* Placed meanwhile, by a thread that may not have seen the request. */
+    pagemap_measure(map, page, now_ns());
+    return false;
+}

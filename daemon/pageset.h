@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Sets of pages: one bit a page, changed atomically.
+ *
+ * A session keeps its truth in a few of them (what is missing, what is being
+ * received, what was asked for, what is left to send). Each bit goes from set
+ * to clear exactly once, and pageset_take() tells the thread for which it did:
+ * that thread alone acts on the page. Bits are set only while one thread owns
+ * the set, before pages move. Any function may be called from any thread.
+ */
+#ifndef REMAPD_PAGESET_H
+#define REMAPD_PAGESET_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PAGESET_MASK_WORDS 8 /* what one call takes at most: 512 pages */
+
+struct pageset {
+    _Atomic uint64_t *words;
+    uint64_t pages; /* 0..pages-1 can be members */
+    _Atomic uint64_t count;
+};
+
+/** pageset_init() - an empty set for @pages page numbers. */
+void pageset_init(struct pageset *set, uint64_t pages);
+
+/** pageset_fini() - free what pageset_init() allocated. */
+void pageset_fini(struct pageset *set);
+
+/** pageset_bytes() - the memory that the set takes. */
+uint64_t pageset_bytes(const struct pageset *set);
+
+/** pageset_add() - make @pages pages from @first members. */
+void pageset_add(struct pageset *set, uint64_t first, uint64_t pages);
+
+/** pageset_has() - is @page a member? */
+bool pageset_has(const struct pageset *set, uint64_t page);
+
+/** pageset_count() - how many members there are. */
+uint64_t pageset_count(const struct pageset *set);
+
+/**
+ * pageset_get() - which of @pages (at most 512) from @first are members.
+ * @mask: PAGESET_MASK_WORDS words, bit i of it is page first + i
+ * Return: how many.
+ */
+unsigned pageset_get(const struct pageset *set, uint64_t first, unsigned pages,
+                     uint64_t *mask);
+
+/**
+ * pageset_take() - remove those of @mask's pages that are members.
+ * @mask: in: the pages to take; out: those that this call took
+ * Return: how many it took.
+ */
+unsigned pageset_take(struct pageset *set, uint64_t first, unsigned pages,
+                      uint64_t *mask);
+
+/** pageset_next() - the first member at or after @from, or set->pages. */
+uint64_t pageset_next(const struct pageset *set, uint64_t from);
+
+/** mask_run() - the next run of set bits at or after @from in @mask.
+ * @pages: bits in the mask; @end: one past the run
+ * Return: where the run starts, or @pages if there is none. */
+unsigned mask_run(const uint64_t *mask, unsigned pages, unsigned from,
+                  unsigned *end);
+
+/** mask_fill() - set the first @pages bits of @mask, clear the others. */
+void mask_fill(uint64_t *mask, unsigned pages);
+
+/** mask_count() - how many bits are set in @mask. */
+unsigned mask_count(const uint64_t *mask);
+
+static inline bool mask_has(const uint64_t *mask, unsigned bit)
+{
+    return mask[bit / 64] >> bit % 64 & 1;
+}
+
+static inline void mask_add(uint64_t *mask, unsigned bit)
+{
+    mask[bit / 64] |= 1ull << bit % 64;
+}
+
+#endif

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "peer.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <event2/listener.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "log.h"
+#include "msg.h"
+#include "session.h"
+#include "wire.h"
+
+/* Who has connected but not said hello: few, and not for long. */
+#define PEER_MAX_STRANGERS 128
+#define PEER_HELLO_SECONDS 5
+
+struct stranger {
+    struct stranger *next;
+    struct msg_conn *conn;
+    struct event *timeout;
+};
+
+static struct evconnlistener *listener;
+static struct stranger *strangers;
+static unsigned stranger_count, port;
+
+static void stranger_free(struct stranger *stranger)
+{
+    struct stranger **link = &strangers;
+
+    while (*link != stranger)
+        link = &(*link)->next;
+    *link = stranger->next;
+    stranger_count--;
+    msg_conn_free(stranger->conn);
+    event_free(stranger->timeout);
+    free(stranger);
+}
+
+static void stranger_refuse(struct stranger *stranger, const char *reason)
+{
+    Remapd__Abort abort_body = REMAPD__ABORT__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    log_warning("%s: refused: %s", msg_conn_peer(stranger->conn), reason);
+    abort_body.reason = (char *)(uintptr_t)reason;
+    message.body_case = REMAPD__MESSAGE__BODY_ABORT;
+    message.abort = &abort_body;
+    msg_conn_send(stranger->conn, &message);
+    stranger_free(stranger);
+}
+
+static void stranger_message(void *owner, const Remapd__Message *message)
+{
+    struct stranger *stranger = owner;
+    const Remapd__Hello *hello = message->hello;
+    struct session *session;
+    struct msg_conn *conn;
+    char error[ERROR_TEXT_BYTES];
+
+    if (message->body_case != REMAPD__MESSAGE__BODY_HELLO ||
+        hello->magic != WIRE_MAGIC) {
+        stranger_refuse(stranger, "that was no hello");
+        return;
+    }
+    if (hello->version != WIRE_VERSION) {
+        snprintf(error, sizeof(error), "protocol version %u, this remapd "
+                 "speaks %u", hello->version, WIRE_VERSION);
+        stranger_refuse(stranger, error);
+        return;
+    }
+    session = session_find(hello->session.data, hello->session.len);
+    if (!session) {
+        stranger_refuse(stranger, "there is no such session");
+        return;
+    }
+    conn = stranger->conn;
+    if (session_join(session, conn, hello, error)) {
+        stranger_refuse(stranger, error);
+        return;
+    }
+    stranger->conn = NULL; /* it is the session's now */
+    stranger_free(stranger);
+}
+
+static void stranger_closed(void *owner, const char *reason)
+{
+    struct stranger *stranger = owner;
+
+    log_warning("%s: no hello: %s", msg_conn_peer(stranger->conn), reason);
+    stranger_free(stranger);
+}
+
+static const struct msg_handlers stranger_handlers = {
+    .message = stranger_message,
+    .closed = stranger_closed,
+};
+
+static void stranger_timeout(evutil_socket_t fd, short what, void *opaque)
+{
+    (void)fd;
+    (void)what;
+    stranger_refuse(opaque, "no hello in time");
+}
+
+static void peer_accepted(struct evconnlistener *from, evutil_socket_t fd,
+                          struct sockaddr *address, int length, void *opaque)
+{
+    struct event_base *base = evconnlistener_get_base(from);
+    struct timeval timeout = {PEER_HELLO_SECONDS, 0};
+    struct stranger *stranger;
+
+    (void)address;
+    (void)length;
+    (void)opaque;
+    if (stranger_count >= PEER_MAX_STRANGERS) {
+        log_warning("too many connections without a hello");
+        close(fd);
+        return;
+    }
+    stranger = xcalloc(1, sizeof(*stranger));
+    stranger->conn = msg_conn_new(base, fd, &stranger_handlers, stranger);
+    stranger->timeout = evtimer_new(base, stranger_timeout, stranger);
+    if (!stranger->timeout || evtimer_add(stranger->timeout, &timeout))
+        abort();
+    stranger->next = strangers;
+    strangers = stranger;
+    stranger_count++;
+}
+
+void peer_listen(struct event_base *base, const char *address)
+{
+    struct sockaddr_storage ss = {0};
+    int length = sizeof(ss);
+    socklen_t bound = sizeof(ss);
+
+    if (evutil_parse_sockaddr_port(address, (struct sockaddr *)&ss, &length))
+        die("--listen: %s is not ADDRESS:PORT with a numeric address",
+            address);
+    listener = evconnlistener_new_bind(
+        base, peer_accepted, NULL,
+        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE, 128,
+        (struct sockaddr *)&ss, length);
+    if (!listener)
+        die("--listen: %s: %s", address, strerror(errno));
+    getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&ss,
+                &bound);
+    port = ntohs(ss.ss_family == AF_INET6
+                     ? ((struct sockaddr_in6 *)&ss)->sin6_port
+                     : ((struct sockaddr_in *)&ss)->sin_port);
+}
+
+unsigned peer_port(void)
+{
+    return port;
+}
+
+void peer_unlisten(void)
+{
+    while (strangers)
+        stranger_free(strangers);
+    if (listener)
+        evconnlistener_free(listener);
+    listener = NULL;
+}

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The network side: connections of other remapd until they have said hello.
+ * Main thread. */
+#ifndef REMAPD_PEER_H
+#define REMAPD_PEER_H
+
+#include <event2/event.h>
+
+/** peer_listen() - accept at @address, "HOST:PORT" or "[HOST]:PORT", port 0
+ * for any free one. Ends the program with a clear line on error. */
+void peer_listen(struct event_base *base, const char *address);
+
+/** peer_port() - the port in use. */
+unsigned peer_port(void);
+
+/** peer_unlisten() - close the listener and who has not said hello. */
+void peer_unlisten(void);
+
+#endif

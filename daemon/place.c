@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "place.h"
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+static const struct place_ops *const engines[PLACE_ENGINES] = {
+    [PLACE_COPY] = &place_copy_ops,
+    [PLACE_CONTINUE] = &place_continue_ops,
+};
+
+/*
+ * What each errno of each engine's ioctl means. An errno that stands in no row
+ * is a failure. Ref: ioctl_userfaultfd(2), mm/userfaultfd.c.
+ */
+static const struct {
+    enum place_engine engine;
+    int error;
+    enum place_outcome outcome;
+} outcomes[] = {
+    {PLACE_COPY, 0, OUTCOME_PLACED},
+    {PLACE_COPY, EEXIST, OUTCOME_PRESENT},
+    {PLACE_COPY, EAGAIN, OUTCOME_AGAIN}, /* partly done, or mappings change */
+    {PLACE_COPY, ENOMEM, OUTCOME_AGAIN}, /* reclaim will find some, or OOM */
+    {PLACE_COPY, ENOENT, OUTCOME_GONE},  /* no registered mapping there */
+    {PLACE_COPY, ESRCH, OUTCOME_GONE},   /* the process has exited */
+    {PLACE_COPY, ENOSPC, OUTCOME_GONE},  /* the same, said by kernels < 4.18 */
+    {PLACE_CONTINUE, 0, OUTCOME_PLACED},
+    {PLACE_CONTINUE, EEXIST, OUTCOME_PRESENT},
+    {PLACE_CONTINUE, EAGAIN, OUTCOME_AGAIN},
+    {PLACE_CONTINUE, ENOMEM, OUTCOME_AGAIN},
+    {PLACE_CONTINUE, ENOENT, OUTCOME_GONE},
+    {PLACE_CONTINUE, ESRCH, OUTCOME_GONE},
+};
+
+const struct place_ops *place_ops_of(enum place_engine engine)
+{
+    return engines[engine];
+}
+
+enum place_engine place_engine_for(const struct block *block,
+                                   uint64_t uffd_features,
+                                   enum place_engine forced)
+{
+    uint64_t needed = block->page_size > PAGE_BYTES
+                          ? UFFD_FEATURE_MINOR_HUGETLBFS
+                          : UFFD_FEATURE_MINOR_SHMEM;
+
+    if (forced == PLACE_COPY || !block->shared || block->fd < 0 ||
+        !(uffd_features & needed))
+        return PLACE_COPY;
+    return PLACE_CONTINUE;
+}
+
+enum place_outcome place_outcome_of(enum place_engine engine, int error)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(outcomes); i++) {
+        if (outcomes[i].engine == engine && outcomes[i].error == error)
+            return outcomes[i].outcome;
+    }
+    return OUTCOME_FAILED;
+}
+
+int place_wake(const struct place_target *target, const struct block *block,
+               uint64_t offset, uint64_t length)
+{
+    struct uffdio_range range = {block->hva + offset, length};
+
+    return ioctl(target->uffd, UFFDIO_WAKE, &range) ? -errno : 0;
+}
+
+static int place_range(const struct place_target *target,
+                       enum place_engine engine, const struct block *block,
+                       uint64_t offset, uint64_t length, const char *from,
+                       bool zero)
+{
+    const struct place_ops *ops = engines[engine];
+
+    while (length) {
+        uint64_t done = 0;
+        int error = zero ? ops->zero(target, block, offset, length, &done)
+                         : ops->data(target, block, offset, length, from,
+                                     &done);
+
+        switch (place_outcome_of(engine, error)) {
+        case OUTCOME_PLACED:
+            return 0;
+        case OUTCOME_PRESENT:
+            /* The error names the first page that is not done. */
+            place_wake(target, block, offset + done, block->page_size);
+            done += block->page_size;
+            atomic_fetch_add(&target->stats->present_pages,
+                             block->page_size / PAGE_BYTES);
+            break;
+        case OUTCOME_AGAIN:
+            if (!done)
+                sched_yield();
+            break;
+        case OUTCOME_GONE:
+            return -ESRCH;
+        case OUTCOME_FAILED:
+            return -error;
+        }
+        offset += done;
+        length -= done;
+        from += done;
+    }
+    return 0;
+}
+
+int place_data(const struct place_target *target, enum place_engine engine,
+               const struct block *block, uint64_t offset, uint64_t length,
+               const void *from)
+{
+    return place_range(target, engine, block, offset, length, from, false);
+}
+
+int place_zero(const struct place_target *target, enum place_engine engine,
+               const struct block *block, uint64_t offset, uint64_t length)
+{
+    return place_range(target, engine, block, offset, length, NULL, true);
+}
+
+int place_present(const struct place_target *target, const struct block *block,
+                  uint64_t offset, bool minor)
+{
+    return place_range(target, minor ? PLACE_CONTINUE : PLACE_COPY, block,
+                       offset, block->page_size, NULL, !minor);
+}

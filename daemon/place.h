@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Placing: making received pages visible to the guest and waking who waits.
+ *
+ * An engine is a way of doing that. What a call to the kernel comes to is an
+ * outcome, looked up by engine and errno in one table (place.c); the loop that
+ * acts on outcomes is the same for all engines.
+ */
+#ifndef REMAPD_PLACE_H
+#define REMAPD_PLACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "block.h"
+#include "stats.h"
+
+enum place_engine { PLACE_COPY, PLACE_CONTINUE, PLACE_ENGINES };
+
+enum place_outcome {
+    OUTCOME_PLACED,  /* the whole range */
+    OUTCOME_PRESENT, /* the first page was there already: wake it, go on */
+    OUTCOME_AGAIN,   /* go on from the reported byte */
+    OUTCOME_GONE,    /* the guest's memory is no more */
+    OUTCOME_FAILED,  /* a bug, or a kernel that does not keep its word */
+};
+
+/* Where pages are placed. Set up by the main thread, then read only. */
+struct place_target {
+    int uffd;
+    struct stats *stats;
+};
+
+/*
+ * What an engine does. Both calls place [offset, offset + length) of @block,
+ * whole pages of it, wake its waiters, and return 0 or a positive errno with
+ * the bytes that were done before it in @done. Any thread.
+ */
+struct place_ops {
+    const char *name;
+    /* The network writes into block->map; `from` is ignored. A page must then
+     * be received by one thread alone. */
+    bool in_place;
+    int (*data)(const struct place_target *target, const struct block *block,
+                uint64_t offset, uint64_t length, const void *from,
+                uint64_t *done);
+    int (*zero)(const struct place_target *target, const struct block *block,
+                uint64_t offset, uint64_t length, uint64_t *done);
+};
+
+extern const struct place_ops place_copy_ops, place_continue_ops;
+
+/** place_ops_of() - the operations of @engine. Any thread. */
+const struct place_ops *place_ops_of(enum place_engine engine);
+
+/** place_engine_for() - the engine for @block, given what the destination's
+ * uffd was granted. @forced: PLACE_ENGINES for the best. Main thread. */
+enum place_engine place_engine_for(const struct block *block,
+                                   uint64_t uffd_features,
+                                   enum place_engine forced);
+
+/** place_outcome_of() - what @error (0 or a positive errno) of @engine's call
+ * means. Any thread. */
+enum place_outcome place_outcome_of(enum place_engine engine, int error);
+
+/**
+ * place_data() - place pages whose bytes are at @from, or in block->map.
+ * @offset, @length: whole pages of @block, all of them missing or present
+ *
+ * Any thread; blocks on the kernel's memory management only.
+ * Return: 0, -ESRCH if the guest's memory is gone, or -errno.
+ */
+int place_data(const struct place_target *target, enum place_engine engine,
+               const struct block *block, uint64_t offset, uint64_t length,
+               const void *from);
+
+/** place_zero() - the same for pages that are zero. */
+int place_zero(const struct place_target *target, enum place_engine engine,
+               const struct block *block, uint64_t offset, uint64_t length);
+
+/** place_present() - answer a fault on a page that is not missing: give it
+ * what the kernel holds for it, or zeros if it holds nothing any more. */
+int place_present(const struct place_target *target, const struct block *block,
+                  uint64_t offset, bool minor);
+
+/** place_wake() - wake who waits for [offset, offset + length). */
+int place_wake(const struct place_target *target, const struct block *block,
+               uint64_t offset, uint64_t length);
+
+#endif

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What this kernel offers, found out by asking it. Main thread. */
+#ifndef REMAPD_PROBE_H
+#define REMAPD_PROBE_H
+
+/** probe_uffd() - is @fd a userfaultfd that can be polled?
+ * Return: 0 or -EINVAL, with @error. */
+int probe_uffd(int fd, char *error);
+
+/** probe_check() - end the program, saying what to do, if this kernel or this
+ * process cannot serve migrations. Before READY. */
+void probe_check(void);
+
+/** probe_print() - print features, and which engine each kind of memory gets.
+ */
+void probe_print(void);
+
+#endif

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "receiver.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include "fault.h"
+#include "frame.h"
+#include "thread.h"
+
+/* Pages that arrive but are not wanted are read into this one. */
+static __thread uint8_t scratch[PAGE_BYTES];
+
+struct receive_thread {
+    struct receiver *receiver;
+    struct channel channel;
+    uint8_t *slot; /* this thread's staging: FRAME_MAX_BYTES */
+    pthread_t thread;
+};
+
+struct receiver {
+    const struct block_table *table;
+    const enum place_engine *engines;
+    struct place_target target;
+    struct pagemap map;
+    struct receive_thread threads[THREAD_MAX_CHANNELS];
+    unsigned count;
+    struct fault_reader *faults;
+    struct thread_status status;
+    bool running;
+};
+
+struct receiver *receiver_new(const struct block_table *table,
+                              struct stats *stats, int notify_fd)
+{
+    struct receiver *receiver = xcalloc(1, sizeof(*receiver));
+
+    receiver->table = table;
+    receiver->target.stats = stats;
+    thread_status_init(&receiver->status, notify_fd);
+    pagemap_init(&receiver->map, table->pages, stats);
+    return receiver;
+}
+
+void receiver_expect(struct receiver *receiver, uint64_t first, uint64_t pages)
+{
+    pagemap_expect(&receiver->map, first, pages);
+}
+
+void receiver_add_channel(struct receiver *receiver, int fd,
+                          enum channel_kind kind, unsigned index)
+{
+    struct receive_thread *thread = &receiver->threads[receiver->count++];
+
+    thread->receiver = receiver;
+    channel_init(&thread->channel, fd, kind, index);
+}
+
+/* The payload of @data's pages goes to @to, page by page at its place; pages
+ * not in @wanted go to scratch. */
+static int receive_payload(struct receive_thread *thread, const uint64_t *data,
+                           const uint64_t *wanted, unsigned pages, uint8_t *to)
+{
+    struct iovec iov[FRAME_MAX_PAGES];
+    unsigned count = 0, end;
+
+    for (unsigned run = mask_run(data, pages, 0, &end); run < pages;
+         run = mask_run(data, pages, end, &end)) {
+        for (unsigned page = run; page < end; page++) {
+            bool keep = mask_has(wanted, page);
+            uint8_t *base = keep ? to + page * PAGE_BYTES : scratch;
+            struct iovec *last = count ? &iov[count - 1] : NULL;
+
+            if (keep && last &&
+                (uint8_t *)last->iov_base + last->iov_len == base)
+                last->iov_len += PAGE_BYTES;
+            else
+                iov[count++] = (struct iovec){base, PAGE_BYTES};
+        }
+    }
+    return channel_recv(&thread->channel, iov, count);
+}
+
+static int place_runs(struct receive_thread *thread, const struct frame *frame,
+                      const uint64_t *mask, const uint8_t *from)
+{
+    struct receiver *receiver = thread->receiver;
+    enum place_engine engine = receiver->engines[frame->block->index];
+    unsigned pages = frame_pages(frame), end;
+
+    for (unsigned run = mask_run(mask, pages, 0, &end); run < pages;
+         run = mask_run(mask, pages, end, &end)) {
+        uint64_t offset = frame->offset + run * PAGE_BYTES;
+        uint64_t length = (end - run) * PAGE_BYTES;
+        int ret = from ? place_data(&receiver->target, engine, frame->block,
+                                    offset, length, from + run * PAGE_BYTES)
+                       : place_zero(&receiver->target, engine, frame->block,
+                                    offset, length);
+
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
+static void count_pages(struct receive_thread *thread, unsigned data,
+                        unsigned zero, unsigned duplicate)
+{
+    struct stats *stats = thread->receiver->target.stats;
+
+    atomic_fetch_add(&stats->data_pages, data);
+    atomic_fetch_add(&stats->zero_pages, zero);
+    atomic_fetch_add(&stats->duplicate_pages, duplicate);
+    atomic_fetch_add(thread->channel.kind == CHANNEL_URGENT
+                         ? &stats->urgent_pages
+                         : &stats->bulk_pages,
+                     data + zero);
+}
+
+/* Receive, place and account for at most 512 pages: those of @data have bytes
+ * coming, those of @zero are zero. */
+static int receive_range(struct receive_thread *thread,
+                         const struct frame *frame, const uint64_t *data,
+                         const uint64_t *zero, char *error)
+{
+    struct receiver *receiver = thread->receiver;
+    const struct block *block = frame->block;
+    bool in_place =
+        place_ops_of(receiver->engines[block->index])->in_place;
+    uint64_t first = frame_first_page(frame);
+    unsigned pages = frame_pages(frame), placed_data, placed_zero;
+    uint64_t want_data[PAGESET_MASK_WORDS], want_zero[PAGESET_MASK_WORDS];
+    uint8_t *to = in_place ? block->map + frame->offset : thread->slot;
+    int ret;
+
+    memcpy(want_data, data, sizeof(want_data));
+    memcpy(want_zero, zero, sizeof(want_zero));
+    pagemap_want(&receiver->map, first, pages, want_data, in_place);
+    pagemap_want(&receiver->map, first, pages, want_zero, in_place);
+    ret = receive_payload(thread, data, want_data, pages, to);
+    if (ret) {
+        snprintf(error, ERROR_TEXT_BYTES, "connection lost within a frame: %s",
+                 strerror(-ret));
+        return ret;
+    }
+    ret = place_runs(thread, frame, want_data, to);
+    if (!ret)
+        ret = place_runs(thread, frame, want_zero, NULL);
+    if (ret) {
+        snprintf(error, ERROR_TEXT_BYTES,
+                 "placing %llu bytes at %llu of block %.80s: %s",
+                 (unsigned long long)frame->length,
+                 (unsigned long long)frame->offset, block->idstr,
+                 ret == -ESRCH ? "the guest's memory is gone"
+                               : strerror(-ret));
+        return ret;
+    }
+    placed_data = pagemap_placed(&receiver->map, first, pages, want_data);
+    placed_zero = pagemap_placed(&receiver->map, first, pages, want_zero);
+    count_pages(thread, placed_data, placed_zero,
+                mask_count(data) + mask_count(zero) - placed_data -
+                    placed_zero);
+    if (!pagemap_left(&receiver->map))
+        thread_status_poke(&receiver->status);
+    return 0;
+}
+
+static int receive_sparse(struct receive_thread *thread,
+                          const struct frame *frame, char *error)
+{
+    struct frame_masks masks;
+    struct iovec iov = {&masks, sizeof(masks)};
+    uint64_t data[PAGESET_MASK_WORDS], zero[PAGESET_MASK_WORDS];
+    int ret = channel_recv_exactly(&thread->channel, &iov);
+
+    if (ret) {
+        snprintf(error, ERROR_TEXT_BYTES, "connection lost within a frame: %s",
+                 strerror(-ret));
+        return ret;
+    }
+    ret = frame_masks_parse(frame, &masks, data, zero, error);
+    return ret ? ret : receive_range(thread, frame, data, zero, error);
+}
+
+static int receive_zero(struct receive_thread *thread,
+                        const struct frame *frame, char *error)
+{
+    static const uint64_t none[PAGESET_MASK_WORDS];
+    struct frame part = *frame;
+    int ret = 0;
+
+    for (uint64_t done = 0; done < frame->length && !ret;
+         done += part.length) {
+        uint64_t zero[PAGESET_MASK_WORDS];
+
+        part.offset = frame->offset + done;
+        part.length = MIN(frame->length - done,
+                          FRAME_MAX_BYTES - part.offset % FRAME_MAX_BYTES);
+        mask_fill(zero, frame_pages(&part));
+        ret = receive_range(thread, &part, none, zero, error);
+    }
+    return ret;
+}
+
+static int receive_frame(struct receive_thread *thread, char *error)
+{
+    static const uint64_t none[PAGESET_MASK_WORDS];
+    uint64_t data[PAGESET_MASK_WORDS];
+    struct frame_header header;
+    struct frame frame;
+    int ret = channel_recv_header(&thread->channel, &header);
+
+    if (ret) {
+        snprintf(error, ERROR_TEXT_BYTES,
+                 ret == -ECONNRESET ? "connection lost within a frame"
+                                    : "connection lost");
+        return ret;
+    }
+    ret = frame_parse(&header, thread->receiver->table, &frame, error);
+    if (ret)
+        return ret;
+    switch (frame.kind) {
+    case FRAME_DATA:
+        mask_fill(data, frame_pages(&frame));
+        return receive_range(thread, &frame, data, none, error);
+    case FRAME_SPARSE:
+        return receive_sparse(thread, &frame, error);
+    case FRAME_ZERO:
+        return receive_zero(thread, &frame, error);
+    case FRAME_END:
+        return 0;
+    default:
+        snprintf(error, ERROR_TEXT_BYTES, "REQUEST frame from the source");
+        return -EPROTO;
+    }
+}
+
+static void *receive_main(void *opaque)
+{
+    struct receive_thread *thread = opaque;
+    struct receiver *receiver = thread->receiver;
+    char error[ERROR_TEXT_BYTES];
+
+    thread_begin("recv", &thread->channel);
+    while (!receive_frame(thread, error))
+        ;
+    thread_status_fail(&receiver->status, &thread->channel, error);
+    return NULL;
+}
+
+static void receiver_start_thread(struct receive_thread *thread)
+{
+    thread->slot = mmap(NULL, FRAME_MAX_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (thread->slot == MAP_FAILED)
+        abort();
+    madvise(thread->slot, FRAME_MAX_BYTES, MADV_DONTFORK);
+    madvise(thread->slot, FRAME_MAX_BYTES, MADV_DONTDUMP);
+    if (pthread_create(&thread->thread, NULL, receive_main, thread))
+        abort();
+}
+
+void receiver_start(struct receiver *receiver, int uffd,
+                    const enum place_engine *engines)
+{
+    struct channel *urgent[THREAD_MAX_CHANNELS];
+    unsigned urgent_count = 0;
+
+    receiver->target.uffd = uffd;
+    receiver->engines = engines;
+    receiver->running = true;
+    for (unsigned i = 0; i < receiver->count; i++) {
+        struct receive_thread *thread = &receiver->threads[i];
+
+        if (thread->channel.kind == CHANNEL_URGENT)
+            urgent[urgent_count++] = &thread->channel;
+        receiver_start_thread(thread);
+    }
+    receiver->faults =
+        fault_reader_start(&receiver->target, receiver->table, &receiver->map,
+                           urgent, urgent_count, &receiver->status);
+}
+
+void receiver_stop(struct receiver *receiver)
+{
+    if (!receiver->running)
+        return;
+    thread_status_stop(&receiver->status);
+    fault_reader_stop(receiver->faults);
+    for (unsigned i = 0; i < receiver->count; i++)
+        channel_shutdown(&receiver->threads[i].channel);
+    for (unsigned i = 0; i < receiver->count; i++) {
+        pthread_join(receiver->threads[i].thread, NULL);
+        munmap(receiver->threads[i].slot, FRAME_MAX_BYTES);
+    }
+    receiver->running = false;
+}
+
+void receiver_free(struct receiver *receiver)
+{
+    if (!receiver)
+        return;
+    receiver_stop(receiver);
+    for (unsigned i = 0; i < receiver->count; i++)
+        channel_fini(&receiver->threads[i].channel);
+    pagemap_fini(&receiver->map);
+    thread_status_fini(&receiver->status);
+    free(receiver);
+}
+
+uint64_t receiver_left(const struct receiver *receiver)
+{
+    return pagemap_left(&receiver->map);
+}
+
+uint64_t receiver_bytes(const struct receiver *receiver)
+{
+    return sizeof(*receiver) + pagemap_bytes(&receiver->map);
+}
+
+uint64_t receiver_wire_bytes(const struct receiver *receiver)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < receiver->count; i++)
+        bytes += receiver->threads[i].channel.received_bytes;
+    return bytes;
+}
+
+const char *receiver_error(const struct receiver *receiver)
+{
+    return thread_status_error(&receiver->status);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The destination's half of the page plane: channel, staging, engine, wake.
+ *
+ * The main thread sets a receiver up, starts it and stops it. In between it
+ * runs one thread a channel and one that reads faults and sends requests.
+ */
+#ifndef REMAPD_RECEIVER_H
+#define REMAPD_RECEIVER_H
+
+#include "block.h"
+#include "channel.h"
+#include "pagemap.h"
+#include "place.h"
+
+struct receiver;
+
+/**
+ * receiver_new() - a receiver without channels.
+ * @table: of the guest; must stay as it is until receiver_free()
+ * @stats: counted into
+ * @notify_fd: an eventfd that is written when receiver_error() or
+ *             receiver_left() == 0 has something new to say
+ */
+struct receiver *receiver_new(const struct block_table *table,
+                              struct stats *stats, int notify_fd);
+
+/** receiver_expect() - @pages pages from @first will come; before start. */
+void receiver_expect(struct receiver *receiver, uint64_t first,
+                     uint64_t pages);
+
+/** receiver_add_channel() - take over a connected socket; before start. */
+void receiver_add_channel(struct receiver *receiver, int fd,
+                          enum channel_kind kind, unsigned index);
+
+/** receiver_start() - serve the faults of @uffd, which stays the caller's.
+ * @engines: by block index; read until receiver_free() */
+void receiver_start(struct receiver *receiver, int uffd,
+                    const enum place_engine *engines);
+
+/** receiver_stop() - end all threads; pages stay as they are. */
+void receiver_stop(struct receiver *receiver);
+
+/** receiver_free() - stop, close the channels, free. NULL is fine. */
+void receiver_free(struct receiver *receiver);
+
+/** receiver_left() - pages not placed yet. Any thread. */
+uint64_t receiver_left(const struct receiver *receiver);
+
+/** receiver_bytes() - memory that the receiver's maps take, without staging.
+ */
+uint64_t receiver_bytes(const struct receiver *receiver);
+
+/** receiver_wire_bytes() - bytes received on all channels. */
+uint64_t receiver_wire_bytes(const struct receiver *receiver);
+
+/** receiver_error() - why a thread has ended early, or NULL. */
+const char *receiver_error(const struct receiver *receiver);
+
+#endif

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "sender.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "frame.h"
+#include "pageset.h"
+#include "source.h"
+#include "thread.h"
+
+#define SENDER_NO_HINT UINT64_MAX
+
+struct send_thread {
+    struct sender *sender;
+    struct channel channel;
+    uint8_t *buffer; /* FRAME_MAX_BYTES: what was read out of the QEMU */
+    pthread_t thread;
+};
+
+struct sender {
+    const struct block_table *table;
+    pid_t pid;
+    uint32_t *granule;
+    struct stats *stats;
+    struct pageset left;    /* what bulk has still to send */
+    _Atomic uint64_t hint;  /* page number that was asked for last */
+    struct send_thread threads[THREAD_MAX_CHANNELS];
+    unsigned count;
+    struct thread_status status;
+    bool running;
+};
+
+struct sender *sender_new(const struct block_table *table, pid_t pid,
+                          const uint32_t *granule, struct stats *stats,
+                          int notify_fd)
+{
+    struct sender *sender = xcalloc(1, sizeof(*sender));
+
+    sender->table = table;
+    sender->pid = pid;
+    sender->granule = xcalloc(table->count, sizeof(*granule));
+    memcpy(sender->granule, granule, table->count * sizeof(*granule));
+    sender->stats = stats;
+    sender->hint = SENDER_NO_HINT;
+    thread_status_init(&sender->status, notify_fd);
+    pageset_init(&sender->left, table->pages);
+    return sender;
+}
+
+void sender_add_channel(struct sender *sender, int fd, enum channel_kind kind,
+                        unsigned index)
+{
+    struct send_thread *thread = &sender->threads[sender->count++];
+
+    thread->sender = sender;
+    channel_init(&thread->channel, fd, kind, index);
+}
+
+void sender_leave(struct sender *sender, uint64_t first, uint64_t pages)
+{
+    pageset_add(&sender->left, first, pages);
+}
+
+uint64_t sender_next_left(const struct sender *sender, uint64_t page)
+{
+    return pageset_next(&sender->left, page);
+}
+
+bool sender_has_left(const struct sender *sender, uint64_t page)
+{
+    return pageset_has(&sender->left, page);
+}
+
+uint64_t sender_left(const struct sender *sender)
+{
+    return pageset_count(&sender->left);
+}
+
+/* One frame: as few bytes as say what the pages of @wanted hold. */
+static int send_frame(struct send_thread *thread, struct frame *frame,
+                      const uint64_t *wanted, const uint64_t *zero,
+                      const uint8_t *bytes)
+{
+    struct iovec iov[2 + FRAME_MAX_PAGES / 2 + 1];
+    unsigned pages = frame_pages(frame), count = 1, end;
+    unsigned zero_pages = mask_count(zero);
+    unsigned data_pages = mask_count(wanted) - zero_pages;
+    uint64_t data[PAGESET_MASK_WORDS];
+    struct frame_header header;
+    struct frame_masks masks;
+
+    for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
+        data[i] = wanted[i] & ~zero[i];
+    frame->payload = data_pages * FRAME_PAGE;
+    if (zero_pages == pages) {
+        frame->kind = FRAME_ZERO;
+    } else if (data_pages == pages) {
+        frame->kind = FRAME_DATA;
+    } else {
+        frame->kind = FRAME_SPARSE;
+        frame->payload += sizeof(masks);
+        for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++) {
+            uint64_t words[] = {htole64(data[i]), htole64(zero[i])};
+
+            memcpy(masks.data + i * 8, &words[0], 8);
+            memcpy(masks.zero + i * 8, &words[1], 8);
+        }
+        iov[count++] = (struct iovec){&masks, sizeof(masks)};
+    }
+    frame_pack(frame, &header);
+    iov[0] = (struct iovec){&header, sizeof(header)};
+    for (unsigned run = mask_run(data, pages, 0, &end); run < pages;
+         run = mask_run(data, pages, end, &end))
+        iov[count++] = (struct iovec){(void *)(bytes + run * PAGE_BYTES),
+                                      (end - run) * PAGE_BYTES};
+    atomic_fetch_add(&thread->sender->stats->zero_pages, zero_pages);
+    atomic_fetch_add(&thread->sender->stats->data_pages, data_pages);
+    atomic_fetch_add(thread->channel.kind == CHANNEL_URGENT
+                         ? &thread->sender->stats->urgent_pages
+                         : &thread->sender->stats->bulk_pages,
+                     zero_pages + data_pages);
+    return channel_send(&thread->channel, iov, count);
+}
+
+/* In a block of larger pages a page is zero only if all of it is. */
+static void widen_to_pages(const struct block *block, unsigned pages,
+                           uint64_t *zero)
+{
+    unsigned step = (unsigned)(block->page_size / PAGE_BYTES), end;
+
+    if (step == 1)
+        return;
+    for (unsigned page = 0; page < pages; page += step) {
+        unsigned start = mask_run(zero, pages, page, &end);
+
+        if (start == page && end >= page + step)
+            continue;
+        for (unsigned i = page; i < page + step; i++)
+            zero[i / 64] &= ~(1ull << i % 64);
+    }
+}
+
+/* Read and send those of @frame's pages that @wanted names. */
+static int send_range(struct send_thread *thread, struct frame *frame,
+                      const uint64_t *wanted, char *error)
+{
+    struct sender *sender = thread->sender;
+    uint64_t zero[PAGESET_MASK_WORDS];
+    const uint8_t *bytes;
+    int ret = source_read(sender->pid, frame->block, frame->offset,
+                          frame_pages(frame), wanted, thread->buffer, &bytes,
+                          zero);
+
+    if (ret) {
+        snprintf(error, ERROR_TEXT_BYTES, "reading block %.80s of QEMU: %s",
+                 frame->block->idstr, strerror(-ret));
+        return ret;
+    }
+    widen_to_pages(frame->block, frame_pages(frame), zero);
+    ret = send_frame(thread, frame, wanted, zero, bytes);
+    if (ret)
+        snprintf(error, ERROR_TEXT_BYTES, "sending: %s", strerror(-ret));
+    return ret;
+}
+
+/* Answer one request. The page is sent although bulk may have sent it: it may
+ * still lie in a queue, and the guest waits. */
+static int answer_request(struct send_thread *thread, char *error)
+{
+    struct sender *sender = thread->sender;
+    uint64_t wanted[PAGESET_MASK_WORDS], left[PAGESET_MASK_WORDS];
+    struct frame_header header;
+    struct frame frame;
+    int ret = channel_recv_header(&thread->channel, &header);
+
+    if (ret) {
+        snprintf(error, ERROR_TEXT_BYTES,
+                 ret == -ECONNRESET ? "connection lost within a frame"
+                                    : "connection lost");
+        return ret;
+    }
+    ret = frame_parse(&header, sender->table, &frame, error);
+    if (ret)
+        return ret;
+    if (frame.kind != FRAME_REQUEST) {
+        snprintf(error, ERROR_TEXT_BYTES,
+                 "the destination sent a frame of kind %u", frame.kind);
+        return -EPROTO;
+    }
+    atomic_fetch_add(&sender->stats->faults, 1);
+    mask_fill(wanted, frame_pages(&frame));
+    mask_fill(left, frame_pages(&frame));
+    pageset_take(&sender->left, frame_first_page(&frame), frame_pages(&frame),
+                 left);
+    ret = send_range(thread, &frame, wanted, error);
+    sender->hint = frame_first_page(&frame);
+    return ret;
+}
+
+/* Send what is left of the granule around @page. */
+static int send_granule(struct send_thread *thread, uint64_t page, char *error)
+{
+    struct sender *sender = thread->sender;
+    const struct block *block = block_table_page(sender->table, page);
+    uint64_t granule = sender->granule[block->index];
+    uint64_t mask[PAGESET_MASK_WORDS];
+    struct frame frame = {.block = block};
+
+    frame.offset =
+        align_down((page - block->first_page) * PAGE_BYTES, granule);
+    frame.length = MIN(granule, block->length - frame.offset);
+    mask_fill(mask, frame_pages(&frame));
+    if (!pageset_take(&sender->left, frame_first_page(&frame),
+                      frame_pages(&frame), mask))
+        return 0;
+    return send_range(thread, &frame, mask, error);
+}
+
+static int send_end(struct send_thread *thread, char *error)
+{
+    struct frame frame = {.kind = FRAME_END};
+    struct frame_header header;
+    struct iovec iov = {&header, sizeof(header)};
+    int ret;
+
+    frame_pack(&frame, &header);
+    ret = channel_send(&thread->channel, &iov, 1);
+    if (ret)
+        snprintf(error, ERROR_TEXT_BYTES, "sending: %s", strerror(-ret));
+    return ret;
+}
+
+static int send_bulk(struct send_thread *thread, char *error)
+{
+    struct sender *sender = thread->sender;
+    uint64_t page = 0;
+    int ret = 0;
+
+    while (!ret && !thread_status_stopping(&sender->status)) {
+        uint64_t hint = atomic_exchange(&sender->hint, SENDER_NO_HINT);
+
+        page = pageset_next(&sender->left,
+                            hint == SENDER_NO_HINT
+                                ? page
+                                : align_down(hint, FRAME_MAX_PAGES));
+        if (page == sender->left.pages)
+            page = pageset_next(&sender->left, 0);
+        if (page == sender->left.pages)
+            return send_end(thread, error);
+        ret = send_granule(thread, page, error);
+    }
+    return ret;
+}
+
+static void *send_main(void *opaque)
+{
+    struct send_thread *thread = opaque;
+    char error[ERROR_TEXT_BYTES];
+    int ret = 0;
+
+    thread_begin("send", &thread->channel);
+    if (thread->channel.kind == CHANNEL_BULK)
+        ret = send_bulk(thread, error);
+    else
+        while (!ret)
+            ret = answer_request(thread, error);
+    if (ret)
+        thread_status_fail(&thread->sender->status, &thread->channel, error);
+    return NULL;
+}
+
+void sender_start(struct sender *sender)
+{
+    sender->running = true;
+    for (unsigned i = 0; i < sender->count; i++) {
+        struct send_thread *thread = &sender->threads[i];
+
+        thread->buffer = mmap(NULL, FRAME_MAX_BYTES, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (thread->buffer == MAP_FAILED)
+            abort();
+        madvise(thread->buffer, FRAME_MAX_BYTES, MADV_DONTDUMP);
+        if (pthread_create(&thread->thread, NULL, send_main, thread))
+            abort();
+    }
+}
+
+void sender_stop(struct sender *sender)
+{
+    if (!sender->running)
+        return;
+    thread_status_stop(&sender->status);
+    for (unsigned i = 0; i < sender->count; i++)
+        channel_shutdown(&sender->threads[i].channel);
+    for (unsigned i = 0; i < sender->count; i++) {
+        pthread_join(sender->threads[i].thread, NULL);
+        munmap(sender->threads[i].buffer, FRAME_MAX_BYTES);
+    }
+    sender->running = false;
+}
+
+void sender_free(struct sender *sender)
+{
+    if (!sender)
+        return;
+    sender_stop(sender);
+    for (unsigned i = 0; i < sender->count; i++)
+        channel_fini(&sender->threads[i].channel);
+    pageset_fini(&sender->left);
+    thread_status_fini(&sender->status);
+    free(sender->granule);
+    free(sender);
+}
+
+uint64_t sender_bytes(const struct sender *sender)
+{
+    return sizeof(*sender) + pageset_bytes(&sender->left);
+}
+
+uint64_t sender_wire_bytes(const struct sender *sender)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < sender->count; i++)
+        bytes += sender->threads[i].channel.sent_bytes;
+    return bytes;
+}
+
+const char *sender_error(const struct sender *sender)
+{
+    return thread_status_error(&sender->status);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The source's half of the page plane: memory, sender, channel.
+ *
+ * The main thread sets a sender up, starts and stops it. In between it runs
+ * one thread a channel: urgent ones answer requests, bulk ones send what is
+ * left, first of all around the last request.
+ */
+#ifndef REMAPD_SENDER_H
+#define REMAPD_SENDER_H
+
+#include <sys/types.h>
+
+#include "block.h"
+#include "channel.h"
+#include "stats.h"
+
+struct sender;
+
+/**
+ * sender_new() - a sender without channels; all of @table's pages stay unsent.
+ * @table: must stay as it is until sender_free()
+ * @pid: whose memory blocks without a mapping are
+ * @granule: by block index, bytes that bulk sends in one frame; copied
+ * @stats: counted into
+ * @notify_fd: an eventfd, written when sender_error() has something new
+ */
+struct sender *sender_new(const struct block_table *table, pid_t pid,
+                          const uint32_t *granule, struct stats *stats,
+                          int notify_fd);
+
+/** sender_add_channel() - take over a connected socket; before start. */
+void sender_add_channel(struct sender *sender, int fd, enum channel_kind kind,
+                        unsigned index);
+
+/** sender_leave() - @pages pages from @first are to be sent; before start. */
+void sender_leave(struct sender *sender, uint64_t first, uint64_t pages);
+
+/** sender_next_left() - from @page on the next page to be sent; before start,
+ * for telling the destination. */
+uint64_t sender_next_left(const struct sender *sender, uint64_t page);
+
+/** sender_has_left() - is @page to be sent? */
+bool sender_has_left(const struct sender *sender, uint64_t page);
+
+/** sender_left() - pages that bulk has still to send. Any thread. */
+uint64_t sender_left(const struct sender *sender);
+
+/** sender_start() - answer requests and send. */
+void sender_start(struct sender *sender);
+
+/** sender_stop() - end all threads. */
+void sender_stop(struct sender *sender);
+
+/** sender_free() - stop, close the channels, free. NULL is fine. */
+void sender_free(struct sender *sender);
+
+/** sender_bytes() - memory that the sender's map takes. */
+uint64_t sender_bytes(const struct sender *sender);
+
+/** sender_wire_bytes() - bytes sent on all channels. Any thread. */
+uint64_t sender_wire_bytes(const struct sender *sender);
+
+/** sender_error() - why a thread has ended early, or NULL. Any thread. */
+const char *sender_error(const struct sender *sender);
+
+#endif

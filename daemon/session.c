@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "session.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+
+#include "log.h"
+
+static const char *const state_names[] = {
+    [SESSION_WAITING] = "waiting",   [SESSION_JOINING] = "joining",
+    [SESSION_JOINED] = "joined",     [SESSION_PREPARED] = "prepared",
+    [SESSION_ACTIVE] = "active",     [SESSION_COMPLETE] = "complete",
+    [SESSION_PAUSED] = "paused",     [SESSION_FAILED] = "failed",
+    [SESSION_CLOSED] = "closed",
+};
+
+_Static_assert(ARRAY_SIZE(state_names) == SESSION_STATES,
+               "a name for every state");
+
+static struct session *sessions;
+static unsigned session_total;
+
+const struct session_ops *session_ops_of(const struct session *session)
+{
+    return session->role == HANDOFF_SOURCE ? &session_source_ops
+                                           : &session_destination_ops;
+}
+
+static const char *role_name(const struct session *session)
+{
+    return session->role == HANDOFF_SOURCE ? "source" : "destination";
+}
+
+static void session_tick(evutil_socket_t fd, short what, void *opaque)
+{
+    struct session *session = opaque;
+
+    (void)fd;
+    (void)what;
+    session_ops_of(session)->tick(session);
+}
+
+static void session_notified(evutil_socket_t fd, short what, void *opaque)
+{
+    struct session *session = opaque;
+    eventfd_t value;
+
+    (void)what;
+    eventfd_read(fd, &value);
+    session_ops_of(session)->plane(session);
+}
+
+struct session *session_new(struct event_base *base, const struct conf *conf,
+                            struct handoff *handoff,
+                            const struct handoff_hello *hello)
+{
+    struct session *session = xcalloc(1, sizeof(*session));
+    uint8_t id[SESSION_ID_BYTES];
+
+    if (getrandom(id, sizeof(id), 0) != sizeof(id))
+        abort();
+    session->base = base;
+    session->conf = conf;
+    session->role = be32toh(hello->role);
+    session->handoff = handoff;
+    session->created_ns = session->heard_ns = now_ns();
+    snprintf(session->name, sizeof(session->name), "%s", hello->name);
+    session_set_id(session, id);
+    session->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    session->notify = event_new(base, session->notify_fd, EV_READ | EV_PERSIST,
+                                session_notified, session);
+    session->tick = event_new(base, -1, EV_PERSIST, session_tick, session);
+    if (session->notify_fd < 0 || !session->notify || !session->tick ||
+        event_add(session->notify, NULL))
+        abort();
+    session_heartbeat(session, 1000);
+    session->next = sessions;
+    sessions = session;
+    session_total++;
+    log_info("session %s: %s of %s, QEMU %d", session->id_text,
+             role_name(session), session->name, handoff_pid(handoff));
+    handoff_adopt(handoff, &session_ops_of(session)->handoff, session);
+    session_ops_of(session)->init(session, hello);
+    return session;
+}
+
+struct session *session_find(const uint8_t *id, size_t id_bytes)
+{
+    for (struct session *s = sessions; s && id_bytes == sizeof(s->id);
+         s = s->next) {
+        if (s->role == HANDOFF_DESTINATION && !memcmp(s->id, id, id_bytes))
+            return s;
+    }
+    return NULL;
+}
+
+struct session *session_find_text(const char *text)
+{
+    struct session *found = NULL;
+
+    for (struct session *s = sessions; s; s = s->next) {
+        if (strncmp(s->id_text, text, strlen(text)))
+            continue;
+        if (found)
+            return NULL;
+        found = s;
+    }
+    return found;
+}
+
+struct session *session_first(void)
+{
+    return sessions;
+}
+
+unsigned session_count(void)
+{
+    return session_total;
+}
+
+void session_set_id(struct session *session, const uint8_t *id)
+{
+    memcpy(session->id, id, SESSION_ID_BYTES);
+    for (unsigned i = 0; i < SESSION_ID_BYTES; i++)
+        snprintf(session->id_text + 2 * i, 3, "%02x", id[i]);
+}
+
+void session_set_state(struct session *session, enum session_state state)
+{
+    session->state = state;
+    log_info("session %s: %s %s", session->id_text, role_name(session),
+             state_names[state]);
+}
+
+void session_heartbeat(struct session *session, unsigned ms)
+{
+    struct timeval interval = {ms / 1000, ms % 1000 * 1000};
+
+    event_add(session->tick, &interval);
+}
+
+void session_send(struct session *session, const Remapd__Message *message)
+{
+    if (!session->control)
+        return;
+    session->spoke_ns = now_ns();
+    msg_conn_send(session->control, message);
+}
+
+/* Tell the peer why, and QEMU, and keep it. */
+static void session_tell(struct session *session, bool pause, char *reason)
+{
+    Remapd__Abort abort_body = REMAPD__ABORT__INIT;
+    Remapd__Pause pause_body = REMAPD__PAUSE__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    snprintf(session->error, sizeof(session->error), "%s", reason);
+    if (pause) {
+        pause_body.reason = session->error;
+        message.body_case = REMAPD__MESSAGE__BODY_PAUSE;
+        message.pause = &pause_body;
+    } else {
+        abort_body.reason = session->error;
+        message.body_case = REMAPD__MESSAGE__BODY_ABORT;
+        message.abort = &abort_body;
+    }
+    session_send(session, &message);
+    if (session->handoff)
+        handoff_send_text(session->handoff,
+                          pause ? HANDOFF_PAUSED : HANDOFF_ERROR,
+                          session->error);
+}
+
+void session_fail(struct session *session, const char *format, ...)
+{
+    char reason[ERROR_TEXT_BYTES];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(reason, sizeof(reason), format, args);
+    va_end(args);
+    log_error("session %s: %s failed: %s", session->id_text,
+              role_name(session), reason);
+    session_tell(session, false, reason);
+    session->state = SESSION_FAILED;
+    session_close(session);
+}
+
+void session_pause(struct session *session, const char *format, ...)
+{
+    char reason[ERROR_TEXT_BYTES];
+    va_list args;
+
+    if (session->state == SESSION_PAUSED)
+        return;
+    va_start(args, format);
+    vsnprintf(reason, sizeof(reason), format, args);
+    va_end(args);
+    log_error("session %s: %s paused, %llu pages left: %s", session->id_text,
+              role_name(session), (unsigned long long)session->left_pages,
+              reason);
+    session_tell(session, true, reason);
+    session->state = SESSION_PAUSED;
+    session_ops_of(session)->stop(session);
+    msg_conn_free(session->control);
+    session->control = NULL;
+}
+
+void session_lost(struct session *session, const char *reason)
+{
+    if (session->state == SESSION_ACTIVE)
+        session_pause(session, "%s", reason);
+    else if (session->state < SESSION_ACTIVE)
+        session_fail(session, "%s", reason);
+}
+
+static void write_report(const struct session *session)
+{
+    struct json_object *json;
+    char path[512];
+
+    if (!session->conf->report_dir)
+        return;
+    snprintf(path, sizeof(path), "%s/%s-%s.json", session->conf->report_dir,
+             session->id_text, role_name(session));
+    json = session_json(session);
+    if (json_object_to_file_ext(path, json, JSON_C_TO_STRING_PRETTY) < 0)
+        log_error("%s: %s", path, json_util_get_last_err());
+    json_object_put(json);
+}
+
+void session_close(struct session *session)
+{
+    struct session **link = &sessions;
+
+    session_ops_of(session)->stop(session);
+    if (session->state != SESSION_FAILED && session->state != SESSION_PAUSED &&
+        session->state != SESSION_COMPLETE)
+        session->state = SESSION_CLOSED;
+    if (session->state != SESSION_CLOSED)
+        write_report(session);
+    log_info("session %s: %s ends, %s", session->id_text, role_name(session),
+             state_names[session->state]);
+    while (*link != session)
+        link = &(*link)->next;
+    *link = session->next;
+    session_total--;
+    handoff_free(session->handoff);
+    msg_conn_free(session->control);
+    session_ops_of(session)->fini(session);
+    event_free(session->notify);
+    event_free(session->tick);
+    close(session->notify_fd);
+    block_table_fini(&session->table);
+    explicit_bzero(session, sizeof(*session));
+    free(session);
+}
+
+int session_cancel(struct session *session)
+{
+    if (session->state >= SESSION_ACTIVE)
+        return -EBUSY;
+    session_fail(session, "cancelled by the operator");
+    return 0;
+}
+
+static void add_number(struct json_object *json, const char *key,
+                       uint64_t value)
+{
+    json_object_object_add(json, key, json_object_new_uint64(value));
+}
+
+static void add_text(struct json_object *json, const char *key,
+                     const char *value)
+{
+    json_object_object_add(json, key, json_object_new_string(value));
+}
+
+/* The engines in use, the one with the most memory first. */
+static void add_engines(struct json_object *json,
+                        const struct session *session)
+{
+    uint64_t bytes[PLACE_ENGINES + 1] = {0};
+    struct json_object *list = json_object_new_object();
+    unsigned most = PLACE_ENGINES;
+
+    for (uint32_t i = 0; i < session->table.count; i++)
+        bytes[session_ops_of(session)->engine(session, i)] +=
+            session->table.blocks[i].length;
+    for (unsigned i = 0; i < PLACE_ENGINES; i++) {
+        if (!bytes[i])
+            continue;
+        add_number(list, place_ops_of(i)->name, bytes[i]);
+        if (most == PLACE_ENGINES || bytes[i] > bytes[most])
+            most = i;
+    }
+    add_text(json, "engine",
+             most == PLACE_ENGINES ? "" : place_ops_of(most)->name);
+    json_object_object_add(json, "engine_bytes", list);
+}
+
+static double seconds(uint64_t from_ns, uint64_t to_ns)
+{
+    return from_ns && to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
+}
+
+struct json_object *session_json(const struct session *session)
+{
+    const struct stats *stats = &session->stats;
+    struct json_object *json = json_object_new_object();
+    struct json_object *pages = json_object_new_object();
+    struct json_object *latency = json_object_new_object();
+    uint64_t now = session->complete_ns ? session->complete_ns : now_ns();
+
+    add_text(json, "session", session->id_text);
+    add_text(json, "name", session->name);
+    add_text(json, "role", role_name(session));
+    add_text(json, "state", state_names[session->state]);
+    add_text(json, "error", session->error);
+    add_text(json, "peer",
+             session->control ? msg_conn_peer(session->control) : "");
+    add_engines(json, session);
+    json_object_object_add(
+        json, "seconds",
+        json_object_new_double(seconds(session->active_ns, now)));
+    add_number(pages, "total", session->total_pages);
+    add_number(pages, "left", session->left_pages);
+    add_number(pages, "zero", stats->zero_pages);
+    add_number(pages, "data", stats->data_pages);
+    add_number(pages, "urgent", stats->urgent_pages);
+    add_number(pages, "bulk", stats->bulk_pages);
+    add_number(pages, "duplicate", stats->duplicate_pages);
+    add_number(pages, "present", stats->present_pages);
+    json_object_object_add(json, "pages", pages);
+    add_number(json, "bytes_on_wire", session->wire_bytes);
+    add_number(json, "map_bytes", session->map_bytes);
+    add_number(json, "faults", stats->faults);
+    add_number(latency, "p50",
+               histogram_quantile(&stats->latency, 0.5) / 1000);
+    add_number(latency, "p99",
+               histogram_quantile(&stats->latency, 0.99) / 1000);
+    add_number(latency, "max", stats->latency.max_ns / 1000);
+    add_number(latency, "count", stats->latency.count);
+    json_object_object_add(json, "fault_latency_us", latency);
+    return json;
+}
+
+void session_close_all(void)
+{
+    while (sessions) {
+        struct session *session = sessions;
+
+        if (session->state < SESSION_ACTIVE)
+            session_fail(session, "remapd ends");
+        else
+            session_close(session);
+    }
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Sessions: one migration each, as one of its two hosts sees it.
+ *
+ * A session belongs to the main thread. It ties a QEMU (handoff), the other
+ * host's remapd (control) and the page-carrying threads (sender or receiver)
+ * together. session_source.c and session_destination.c hold what each role
+ * does with each message; this room holds what both share.
+ */
+#ifndef REMAPD_SESSION_H
+#define REMAPD_SESSION_H
+
+#include <event2/event.h>
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "block.h"
+#include "conf.h"
+#include "handoff.h"
+#include "msg.h"
+#include "place.h"
+#include "receiver.h"
+#include "sender.h"
+#include "stats.h"
+
+#define SESSION_ID_BYTES     16
+#define SESSION_SECRET_BYTES 32
+
+enum session_state {
+    SESSION_WAITING,  /* destination: for a source with the ticket; source: for
+                         the ticket */
+    SESSION_JOINING,  /* source: connecting */
+    SESSION_JOINED,   /* both remapd know each other */
+    SESSION_PREPARED, /* both have agreed on the block table */
+    SESSION_ACTIVE,   /* source: the guest has left; destination: faults are
+                         served */
+    SESSION_COMPLETE, /* every page is placed */
+    SESSION_PAUSED,   /* the peer is lost after the switchover */
+    SESSION_FAILED,   /* over, not complete */
+    SESSION_CLOSED,   /* over: the migration never came to us, or is done */
+    SESSION_STATES,
+};
+
+struct session {
+    struct session *next;
+    struct event_base *base;
+    const struct conf *conf;
+    enum handoff_role role;
+    enum session_state state;
+    uint8_t id[SESSION_ID_BYTES];
+    char id_text[2 * SESSION_ID_BYTES + 1];
+    char name[64];  /* of the guest */
+    char error[ERROR_TEXT_BYTES];
+
+    struct handoff *handoff;
+    struct msg_conn *control;
+    struct event *tick;   /* once a second, ten times once active */
+    struct event *notify; /* written by page threads */
+    int notify_fd;
+    uint64_t created_ns, active_ns, complete_ns, heard_ns, spoke_ns;
+
+    struct block_table table; /* of both: names and sizes are the same */
+    struct stats stats;
+    uint64_t total_pages; /* that were still to be sent at the switchover */
+    uint64_t left_pages;
+    uint64_t wire_bytes;  /* kept when sender or receiver are gone */
+    uint64_t map_bytes;
+
+    union {
+        struct session_source *source;
+        struct session_destination *destination;
+    };
+};
+
+/** session_new() - for a QEMU that has said hello. */
+struct session *session_new(struct event_base *base, const struct conf *conf,
+                            struct handoff *handoff,
+                            const struct handoff_hello *hello);
+
+/** session_find() - by the @id_bytes bytes at @id, or NULL. */
+struct session *session_find(const uint8_t *id, size_t id_bytes);
+
+/** session_find_text() - by the start of its id as text, if only one has it. */
+struct session *session_find_text(const char *text);
+
+/** session_first() - the list of all sessions, by ->next. */
+struct session *session_first(void);
+
+/** session_count() - how many there are. */
+unsigned session_count(void);
+
+/** session_set_id() - the id under which both hosts know the session. */
+void session_set_id(struct session *session, const uint8_t *id);
+
+/** session_set_state() - and say so in the log. */
+void session_set_state(struct session *session, enum session_state state);
+
+/** session_heartbeat() - call the role's tick every @ms from now on. */
+void session_heartbeat(struct session *session, unsigned ms);
+
+/** session_send() - to the other remapd, if it is connected. */
+void session_send(struct session *session, const Remapd__Message *message);
+
+/**
+ * session_fail() - end the session before the switchover: QEMU and the peer
+ * are told @reason. The session is freed; do not touch it afterwards.
+ */
+void session_fail(struct session *session, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/**
+ * session_pause() - after the switchover: pages stop moving, nothing is lost.
+ * QEMU and the peer are told @reason; the session stays.
+ */
+void session_pause(struct session *session, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/** session_lost() - session_fail() or session_pause(), by what can be lost. */
+void session_lost(struct session *session, const char *reason);
+
+/** session_close() - write the report, free. */
+void session_close(struct session *session);
+
+/** session_cancel() - an operator's wish. Return: 0, or -EBUSY if the guest
+ * has left its source already. */
+int session_cancel(struct session *session);
+
+/** session_json() - all there is to know, as a new object. */
+struct json_object *session_json(const struct session *session);
+
+/** session_close_all() - at the end of the program. */
+void session_close_all(void);
+
+/* The roles' own parts. */
+extern const struct session_ops {
+    struct handoff_handlers handoff;
+    struct msg_handlers control;
+    void (*init)(struct session *session, const struct handoff_hello *hello);
+    void (*tick)(struct session *session);
+    void (*plane)(struct session *session); /* page threads have news */
+    void (*stop)(struct session *session);  /* end the page threads */
+    void (*fini)(struct session *session);
+    enum place_engine (*engine)(const struct session *session,
+                                uint32_t block); /* or PLACE_ENGINES */
+} session_source_ops, session_destination_ops;
+
+/** session_ops() - those of @session's role. */
+const struct session_ops *session_ops_of(const struct session *session);
+
+/**
+ * session_join() - a source asks to join as @hello says.
+ * @conn: adopted on success
+ * Return: 0, or -EACCES with @error; the caller frees @conn then.
+ */
+int session_join(struct session *session, struct msg_conn *conn,
+                 const Remapd__Hello *hello, char *error);
+
+#endif

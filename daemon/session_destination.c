@@ -1,0 +1,622 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the destination's session does with each message of its QEMU and its
+ * peer. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <ifaddrs.h>
+#include <linux/userfaultfd.h>
+#include <netdb.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "log.h"
+#include "peer.h"
+#include "probe.h"
+#include "session.h"
+#include "thread.h"
+#include "wire.h"
+
+#define TICKET_MAX_ADDRESSES 8
+#define TICKET_LIFE_NS       (60 * 1000000000ull)
+#define ACTIVE_TICK_MS       100
+
+/* What bulk sends in one frame: small enough to stay in a core's cache between
+ * the socket and the guest, large enough to be few system calls. */
+#define GRANULE_BYTES (256u << 10)
+
+struct session_destination {
+    uint8_t secret[SESSION_SECRET_BYTES]; /* of the ticket; once */
+    uint8_t key[SESSION_SECRET_BYTES];    /* of the channels; each once */
+    uint32_t channels_open;               /* bit i: urgent ones, then bulk */
+    int channel_fds[THREAD_MAX_CHANNELS];
+    struct block_table qemu_table; /* what QEMU hands over; see ATTACH */
+    enum place_engine *engines;    /* by block index */
+    struct receiver *receiver;     /* once prepared */
+    int uffd;
+    uint64_t uffd_features;
+    bool left_known, detached;
+};
+
+static unsigned channel_total(const struct session *session)
+{
+    return session->conf->urgent_channels + session->conf->bulk_channels;
+}
+
+/* ---- the ticket ---- */
+
+static size_t host_addresses(char (*text)[INET6_ADDRSTRLEN], size_t max)
+{
+    struct ifaddrs *all, *i;
+    size_t count = 0;
+
+    if (getifaddrs(&all))
+        return 0;
+    for (i = all; i && count < max; i = i->ifa_next) {
+        int family = i->ifa_addr ? i->ifa_addr->sa_family : 0;
+        socklen_t length = family == AF_INET ? sizeof(struct sockaddr_in)
+                                             : sizeof(struct sockaddr_in6);
+
+        if ((family != AF_INET && family != AF_INET6) ||
+            (i->ifa_flags & IFF_LOOPBACK) || !(i->ifa_flags & IFF_UP))
+            continue;
+        if (!getnameinfo(i->ifa_addr, length, text[count], INET6_ADDRSTRLEN,
+                         NULL, 0, NI_NUMERICHOST) &&
+            !strchr(text[count], '%')) /* link-local: not for others */
+            count++;
+    }
+    freeifaddrs(all);
+    return count;
+}
+
+static void send_ticket(struct session *session, const char *qemu_address)
+{
+    struct session_destination *destination = session->destination;
+    char text[TICKET_MAX_ADDRESSES][INET6_ADDRSTRLEN];
+    char *addresses[TICKET_MAX_ADDRESSES];
+    Remapd__Ticket ticket = REMAPD__TICKET__INIT;
+    struct handoff_ticket message = {0};
+    struct sockaddr_storage ss;
+    socklen_t length;
+    size_t bytes;
+
+    if (session->conf->advertise) {
+        snprintf(text[0], sizeof(text[0]), "%s", session->conf->advertise);
+        ticket.n_address = 1;
+    } else if (!wire_address(qemu_address, 1, &ss, &length)) {
+        snprintf(text[0], sizeof(text[0]), "%.45s", qemu_address);
+        ticket.n_address = 1;
+    } else {
+        ticket.n_address = host_addresses(text, TICKET_MAX_ADDRESSES);
+    }
+    for (size_t i = 0; i < ticket.n_address; i++)
+        addresses[i] = text[i];
+    ticket.version = WIRE_VERSION;
+    ticket.session = (ProtobufCBinaryData){sizeof(session->id), session->id};
+    ticket.secret = (ProtobufCBinaryData){sizeof(destination->secret),
+                                          destination->secret};
+    ticket.address = addresses;
+    ticket.port = peer_port();
+    while ((bytes = remapd__ticket__get_packed_size(&ticket)) >
+           sizeof(message.ticket))
+        ticket.n_address--;
+    remapd__ticket__pack(&ticket, message.ticket);
+    message.bytes = htobe16((uint16_t)bytes);
+    handoff_send(session->handoff, HANDOFF_TICKET, &message, sizeof(message));
+    explicit_bzero(&message, sizeof(message));
+}
+
+static void destination_init(struct session *session,
+                             const struct handoff_hello *hello)
+{
+    struct session_destination *destination = xcalloc(1, sizeof(*destination));
+    struct handoff_welcome welcome = {0};
+
+    session->destination = destination;
+    destination->uffd = -1;
+    for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++)
+        destination->channel_fds[i] = -1;
+    if (getrandom(destination->secret, sizeof(destination->secret), 0) < 0 ||
+        getrandom(destination->key, sizeof(destination->key), 0) < 0)
+        abort();
+    memcpy(welcome.session, session->id, sizeof(welcome.session));
+    handoff_send(session->handoff, HANDOFF_WELCOME, &welcome,
+                 sizeof(welcome));
+    send_ticket(session, hello->address);
+}
+
+/* ---- the source joins ---- */
+
+/* In constant time: how long it takes says nothing about the secret. */
+static bool secret_matches(const uint8_t *secret,
+                           const ProtobufCBinaryData *theirs)
+{
+    uint8_t difference = 0;
+
+    if (theirs->len != SESSION_SECRET_BYTES)
+        return false;
+    for (unsigned i = 0; i < SESSION_SECRET_BYTES; i++)
+        difference |= secret[i] ^ theirs->data[i];
+    return !difference;
+}
+
+static int join_control(struct session *session, struct msg_conn *conn,
+                        const Remapd__Hello *hello, char *error)
+{
+    struct session_destination *destination = session->destination;
+    Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    if (session->state != SESSION_WAITING) {
+        snprintf(error, ERROR_TEXT_BYTES, "the ticket has been used");
+        return -EACCES;
+    }
+    if (now_ns() - session->created_ns > TICKET_LIFE_NS) {
+        snprintf(error, ERROR_TEXT_BYTES, "the ticket is too old");
+        return -EACCES;
+    }
+    if (!secret_matches(destination->secret, &hello->secret)) {
+        snprintf(error, ERROR_TEXT_BYTES, "the ticket is wrong");
+        return -EACCES;
+    }
+    explicit_bzero(destination->secret, sizeof(destination->secret));
+    msg_conn_adopt(conn, &session_destination_ops.control, session);
+    session->control = conn;
+    session->heard_ns = now_ns();
+    welcome.version = WIRE_VERSION;
+    welcome.channel_key =
+        (ProtobufCBinaryData){sizeof(destination->key), destination->key};
+    welcome.urgent = session->conf->urgent_channels;
+    welcome.bulk = session->conf->bulk_channels;
+    message.body_case = REMAPD__MESSAGE__BODY_WELCOME;
+    message.welcome = &welcome;
+    session_send(session, &message);
+    session_set_state(session, SESSION_JOINED);
+    return 0;
+}
+
+static int join_channel(struct session *session, struct msg_conn *conn,
+                        const Remapd__Hello *hello, char *error)
+{
+    struct session_destination *destination = session->destination;
+    bool urgent = hello->kind == REMAPD__HELLO__KIND__URGENT;
+    unsigned kinds = urgent ? session->conf->urgent_channels
+                            : session->conf->bulk_channels;
+    unsigned slot =
+        hello->index + (urgent ? 0 : session->conf->urgent_channels);
+    Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    if (session->state != SESSION_JOINED ||
+        !secret_matches(destination->key, &hello->secret)) {
+        snprintf(error, ERROR_TEXT_BYTES, "the channel has no right to join");
+        return -EACCES;
+    }
+    if (hello->index >= kinds || destination->channel_fds[slot] >= 0) {
+        snprintf(error, ERROR_TEXT_BYTES, "there is no free %s channel %u",
+                 urgent ? "urgent" : "bulk", hello->index);
+        return -EACCES;
+    }
+    welcome.version = WIRE_VERSION;
+    message.body_case = REMAPD__MESSAGE__BODY_WELCOME;
+    message.welcome = &welcome;
+    msg_conn_send(conn, &message);
+    destination->channel_fds[slot] = msg_conn_detach(conn);
+    if (destination->channel_fds[slot] < 0)
+        session_lost(session, "a channel of the source spoke too early");
+    else
+        destination->channels_open++;
+    return 0;
+}
+
+int session_join(struct session *session, struct msg_conn *conn,
+                 const Remapd__Hello *hello, char *error)
+{
+    if (hello->kind == REMAPD__HELLO__KIND__CONTROL)
+        return join_control(session, conn, hello, error);
+    return join_channel(session, conn, hello, error);
+}
+
+/* ---- both agree on the block table ---- */
+
+static void on_block(struct session *session, const Remapd__Block *body)
+{
+    struct block block = {
+        .index = body->index,
+        .length = body->length,
+        .page_size = body->page_size,
+        .shared = body->shared,
+        .fd = -1,
+    };
+    char error[ERROR_TEXT_BYTES];
+
+    if (session->state != SESSION_JOINED ||
+        strlen(body->idstr) >= sizeof(block.idstr)) {
+        session_lost(session, "a block out of turn, or with too long a name");
+        return;
+    }
+    strcpy(block.idstr, body->idstr);
+    if (block_table_add(&session->table, &block, error))
+        session_lost(session, error);
+}
+
+static uint32_t granule_of(const struct block *block)
+{
+    return (uint32_t)MAX(GRANULE_BYTES, block->page_size);
+}
+
+static void on_prepare(struct session *session, const Remapd__Prepare *body)
+{
+    struct session_destination *destination = session->destination;
+    uint32_t granule[BLOCK_MAX_COUNT];
+    Remapd__Prepared prepared = REMAPD__PREPARED__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    if (session->state != SESSION_JOINED || !session->table.count ||
+        body->blocks != session->table.count) {
+        session_lost(session, "the source prepares out of turn");
+        return;
+    }
+    if (destination->channels_open != channel_total(session)) {
+        session_lost(session, "the source prepares before it has opened all "
+                              "channels");
+        return;
+    }
+    destination->receiver = receiver_new(&session->table, &session->stats,
+                                         session->notify_fd);
+    for (unsigned i = 0; i < channel_total(session); i++) {
+        bool urgent = i < session->conf->urgent_channels;
+
+        receiver_add_channel(destination->receiver,
+                             destination->channel_fds[i],
+                             urgent ? CHANNEL_URGENT : CHANNEL_BULK,
+                             urgent ? i : i - session->conf->urgent_channels);
+        destination->channel_fds[i] = -1;
+    }
+    for (uint32_t i = 0; i < session->table.count; i++)
+        granule[i] = granule_of(&session->table.blocks[i]);
+    prepared.n_granule = session->table.count;
+    prepared.granule = granule;
+    message.body_case = REMAPD__MESSAGE__BODY_PREPARED;
+    message.prepared = &prepared;
+    session_set_state(session, SESSION_PREPARED);
+    session_send(session, &message);
+}
+
+/* ---- the switchover ---- */
+
+static void on_left(struct session *session, const Remapd__Left *left)
+{
+    struct session_destination *destination = session->destination;
+    const struct block *block;
+    uint64_t pages, room;
+
+    if (session->state != SESSION_PREPARED || destination->left_known ||
+        left->block >= session->table.count) {
+        session_lost(session, "the source says out of turn what is left");
+        return;
+    }
+    block = &session->table.blocks[left->block];
+    pages = left->run_pages ? left->run_pages : left->pages.len * 8;
+    room = block->length / PAGE_BYTES;
+    if (left->first_page % 64 || left->first_page >= room ||
+        left->pages.len % 8 || (left->run_pages && left->pages.len) ||
+        pages > align_up(room - left->first_page, 64) ||
+        (left->run_pages && pages > room - left->first_page)) {
+        session_lost(session, "what the source says is left lies outside of "
+                              "its block");
+        return;
+    }
+    if (left->run_pages) {
+        receiver_expect(destination->receiver,
+                        block->first_page + left->first_page, pages);
+        return;
+    }
+    for (size_t i = 0; i < left->pages.len; i++) {
+        for (unsigned bit = 0; bit < 8; bit++) {
+            uint64_t page = left->first_page + i * 8 + bit;
+
+            if (!(left->pages.data[i] >> bit & 1))
+                continue;
+            if (page >= room) {
+                session_lost(session, "a page that is left lies behind the "
+                                      "end of its block");
+                return;
+            }
+            receiver_expect(destination->receiver, block->first_page + page,
+                            1);
+        }
+    }
+}
+
+static void update_figures(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    if (!destination->receiver)
+        return;
+    session->wire_bytes = receiver_wire_bytes(destination->receiver);
+    session->left_pages = receiver_left(destination->receiver);
+}
+
+static void send_simple(struct session *session,
+                        Remapd__Message__BodyCase body_case)
+{
+    Remapd__Start start = REMAPD__START__INIT;
+    Remapd__Complete complete = REMAPD__COMPLETE__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    message.body_case = body_case;
+    if (body_case == REMAPD__MESSAGE__BODY_START)
+        message.start = &start;
+    else
+        message.complete = &complete;
+    session_send(session, &message);
+}
+
+/* Every page is there, or serve what is missing, once all is known. */
+static void start_if_ready(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    if (!destination->left_known || destination->uffd < 0)
+        return;
+    session->active_ns = now_ns();
+    session_set_state(session, SESSION_ACTIVE);
+    session_heartbeat(session, ACTIVE_TICK_MS);
+    session->map_bytes = receiver_bytes(destination->receiver);
+    log_info("session %s: %llu pages to come, the map takes %llu bytes, "
+             "%.3f a page of 4 KiB, staging %llu",
+             session->id_text, (unsigned long long)session->total_pages,
+             (unsigned long long)session->map_bytes,
+             (double)session->map_bytes / (double)session->table.pages,
+             (unsigned long long)channel_total(session) * FRAME_MAX_BYTES);
+    receiver_start(destination->receiver, destination->uffd,
+                   destination->engines);
+    send_simple(session, REMAPD__MESSAGE__BODY_START);
+    session_ops_of(session)->plane(session);
+}
+
+static void on_left_end(struct session *session, const Remapd__LeftEnd *end)
+{
+    struct session_destination *destination = session->destination;
+
+    if (session->state != SESSION_PREPARED || destination->left_known) {
+        session_lost(session, "the source says out of turn what is left");
+        return;
+    }
+    update_figures(session);
+    session->total_pages = session->left_pages;
+    if (end->pages != session->total_pages) {
+        session_lost(session, "the source names another number of pages than "
+                              "it has listed");
+        return;
+    }
+    destination->left_known = true;
+    start_if_ready(session);
+}
+
+static void on_attach(struct session *session,
+                      const struct handoff_attach *attach, int *fd)
+{
+    struct session_destination *destination = session->destination;
+    struct block_table *table = &session->table;
+    char error[ERROR_TEXT_BYTES];
+
+    if (session->state != SESSION_PREPARED || destination->uffd >= 0 ||
+        be32toh(attach->blocks) != destination->qemu_table.count) {
+        session_lost(session, "QEMU attaches out of turn");
+        return;
+    }
+    if (probe_uffd(*fd, error) ||
+        block_table_bind(table, &destination->qemu_table, error) ||
+        block_table_map(table, true, error)) {
+        session_lost(session, error);
+        return;
+    }
+    destination->uffd = *fd;
+    *fd = -1;
+    destination->uffd_features = be64toh(attach->uffd_features);
+    destination->engines =
+        xcalloc(table->count, sizeof(*destination->engines));
+    for (uint32_t i = 0; i < table->count; i++) {
+        destination->engines[i] =
+            place_engine_for(&table->blocks[i], destination->uffd_features,
+                             session->conf->engine);
+        log_debug("session %s: block %s, %llu bytes, engine %s",
+                  session->id_text, table->blocks[i].idstr,
+                  (unsigned long long)table->blocks[i].length,
+                  place_ops_of(destination->engines[i])->name);
+    }
+    handoff_send(session->handoff, HANDOFF_ATTACHED, NULL, 0);
+    start_if_ready(session);
+}
+
+/* ---- while pages move ---- */
+
+static void send_progress(struct session *session)
+{
+    const struct histogram *latency = &session->stats.latency;
+    Remapd__Progress progress = REMAPD__PROGRESS__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    update_figures(session);
+    progress.placed_pages = session->total_pages - session->left_pages;
+    progress.left_pages = session->left_pages;
+    progress.faults = session->stats.faults;
+    progress.latency_p50_ns = histogram_quantile(latency, 0.5);
+    progress.latency_p99_ns = histogram_quantile(latency, 0.99);
+    progress.latency_max_ns = latency->max_ns;
+    message.body_case = REMAPD__MESSAGE__BODY_PROGRESS;
+    message.progress = &progress;
+    session_send(session, &message);
+}
+
+static void destination_tick(struct session *session)
+{
+    if (session->state == SESSION_ACTIVE)
+        send_progress(session);
+    wire_keep_alive(session);
+}
+
+static void destination_plane(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+    const char *error = receiver_error(destination->receiver);
+
+    if (session->state != SESSION_ACTIVE)
+        return;
+    if (!receiver_left(destination->receiver)) {
+        send_progress(session);
+        session->complete_ns = now_ns();
+        session_set_state(session, SESSION_COMPLETE);
+        send_simple(session, REMAPD__MESSAGE__BODY_COMPLETE);
+    } else if (error) {
+        char reason[ERROR_TEXT_BYTES];
+
+        snprintf(reason, sizeof(reason), "%s", error);
+        session_lost(session, reason);
+    }
+}
+
+static void control_message(void *owner, const Remapd__Message *message)
+{
+    struct session *session = owner;
+
+    session->heard_ns = now_ns();
+    switch (message->body_case) {
+    case REMAPD__MESSAGE__BODY_BLOCK:
+        on_block(session, message->block);
+        break;
+    case REMAPD__MESSAGE__BODY_PREPARE:
+        on_prepare(session, message->prepare);
+        break;
+    case REMAPD__MESSAGE__BODY_LEFT:
+        on_left(session, message->left);
+        break;
+    case REMAPD__MESSAGE__BODY_LEFT_END:
+        on_left_end(session, message->left_end);
+        break;
+    case REMAPD__MESSAGE__BODY_PAUSE:
+        session_lost(session, message->pause->reason);
+        break;
+    case REMAPD__MESSAGE__BODY_ABORT:
+        session_lost(session, message->abort->reason);
+        break;
+    case REMAPD__MESSAGE__BODY_KEEP_ALIVE:
+        break;
+    default:
+        session_lost(session, "the source sent a message that only a "
+                              "destination sends");
+    }
+}
+
+static void control_closed(void *owner, const char *reason)
+{
+    struct session *session = owner;
+
+    if (session->state == SESSION_COMPLETE) {
+        msg_conn_free(session->control);
+        session->control = NULL;
+        return;
+    }
+    session_lost(session, reason);
+}
+
+static void on_detach(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    if (session->state == SESSION_ACTIVE) {
+        session_pause(session, "QEMU detaches before every page is placed");
+    } else if (session->state != SESSION_COMPLETE) {
+        session_lost(session, "QEMU detaches out of turn");
+        return;
+    }
+    session_ops_of(session)->stop(session);
+    close(destination->uffd);
+    destination->uffd = -1;
+    destination->detached = true;
+    handoff_send(session->handoff, HANDOFF_DETACHED, NULL, 0);
+    session_close(session);
+}
+
+static void handoff_message(void *owner, enum handoff_type type,
+                            const void *body, int *fd)
+{
+    struct session *session = owner;
+
+    switch (type) {
+    case HANDOFF_BLOCK:
+        wire_take_block(session, &session->destination->qemu_table, body, fd);
+        break;
+    case HANDOFF_ATTACH:
+        on_attach(session, body, fd);
+        break;
+    case HANDOFF_DETACH:
+        on_detach(session);
+        break;
+    default:
+        session_lost(session, "the destination's QEMU sent a message that "
+                              "only a source's sends");
+    }
+}
+
+static void handoff_closed(void *owner, const char *reason)
+{
+    struct session *session = owner;
+
+    (void)reason;
+    if (session->state == SESSION_ACTIVE)
+        session_pause(session, "the destination's QEMU is gone");
+    if (session->state < SESSION_ACTIVE && session->control)
+        session_fail(session, "the destination's QEMU left before the "
+                              "switchover");
+    else
+        session_close(session);
+}
+
+static void destination_stop(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    if (destination->receiver)
+        receiver_stop(destination->receiver);
+    update_figures(session);
+}
+
+static void destination_fini(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    receiver_free(destination->receiver);
+    for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++) {
+        if (destination->channel_fds[i] >= 0)
+            close(destination->channel_fds[i]);
+    }
+    if (destination->uffd >= 0)
+        close(destination->uffd);
+    block_table_fini(&destination->qemu_table);
+    free(destination->engines);
+    explicit_bzero(destination, sizeof(*destination));
+    free(destination);
+}
+
+static enum place_engine destination_engine(const struct session *session,
+                                            uint32_t block)
+{
+    return session->destination->engines ? session->destination->engines[block]
+                                         : PLACE_ENGINES;
+}
+
+const struct session_ops session_destination_ops = {
+    .handoff = {.message = handoff_message, .closed = handoff_closed},
+    .control = {.message = control_message, .closed = control_closed},
+    .init = destination_init,
+    .tick = destination_tick,
+    .plane = destination_plane,
+    .stop = destination_stop,
+    .fini = destination_fini,
+    .engine = destination_engine,
+};

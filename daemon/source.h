@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Reading the memory of the source's QEMU, and finding what of it is zero. */
+#ifndef REMAPD_SOURCE_H
+#define REMAPD_SOURCE_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "block.h"
+
+/**
+ * source_read() - the bytes of @pages pages at @offset of @block.
+ * @pid: the QEMU, for blocks that have no mapping here
+ * @pages: 1..512
+ * @wanted: PAGESET_MASK_WORDS words; pages not in it need not be read
+ * @buffer: pages * 4096 bytes, used where there is no mapping
+ * @bytes: result: the first page's bytes, in @buffer or in block->map
+ * @zero: result: those wanted pages that are zero
+ *
+ * The guest must be stopped. Any thread.
+ * Return: 0, -ESRCH if the QEMU is gone, or -errno.
+ */
+int source_read(pid_t pid, const struct block *block, uint64_t offset,
+                unsigned pages, const uint64_t *wanted, uint8_t *buffer,
+                const uint8_t **bytes, uint64_t *zero);
+
+/** source_page_is_zero() - are all 4096 bytes at @page zero? Any thread. */
+bool source_page_is_zero(const uint8_t *page);
+
+#endif

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Figures of one migration.
+ *
+ * Counters are written by the page threads and read by the main thread, each
+ * on its own; a reader may see one counter newer than another.
+ */
+#ifndef REMAPD_STATS_H
+#define REMAPD_STATS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+/* A histogram of nanoseconds: 16 buckets for each power of two, so that a
+ * quantile is off by 1/16 at the most. */
+#define HISTOGRAM_SUB_BITS 4
+#define HISTOGRAM_BUCKETS  ((40 - HISTOGRAM_SUB_BITS + 1) << HISTOGRAM_SUB_BITS)
+
+struct histogram {
+    _Atomic uint32_t buckets[HISTOGRAM_BUCKETS];
+    _Atomic uint64_t count, max_ns;
+};
+
+struct stats {
+    _Atomic uint64_t zero_pages, data_pages;    /* placed, or sent */
+    _Atomic uint64_t urgent_pages, bulk_pages;  /* by the channel they came on */
+    _Atomic uint64_t duplicate_pages;           /* came twice, dropped */
+    _Atomic uint64_t present_pages;             /* the kernel had them already */
+    _Atomic uint64_t fallback_pages;            /* copied, the engine could not */
+    _Atomic uint64_t faults;
+    struct histogram latency; /* of faults: read from the uffd to placed */
+};
+
+/** histogram_add() - count one value. Any thread. */
+void histogram_add(struct histogram *histogram, uint64_t ns);
+
+/** histogram_quantile() - the value below which @share (0..1) of those counted
+ * lie, in nanoseconds; 0 if there are none. Any thread. */
+uint64_t histogram_quantile(const struct histogram *histogram, double share);
+
+#endif

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "thread.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+
+/* Urgent threads sleep nearly always; when they wake, a guest waits. */
+#define THREAD_URGENT_NICE (-15)
+
+void thread_status_init(struct thread_status *status, int notify_fd)
+{
+    *status = (struct thread_status){.notify_fd = notify_fd};
+    pthread_mutex_init(&status->lock, NULL);
+}
+
+void thread_status_fini(struct thread_status *status)
+{
+    pthread_mutex_destroy(&status->lock);
+}
+
+void thread_status_stop(struct thread_status *status)
+{
+    status->stopping = true;
+}
+
+bool thread_status_stopping(const struct thread_status *status)
+{
+    return status->stopping;
+}
+
+void thread_status_poke(const struct thread_status *status)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(status->notify_fd, &one, sizeof(one));
+
+    (void)ignored; /* a full counter has woken the reader already */
+}
+
+void thread_status_fail(struct thread_status *status,
+                        const struct channel *channel, const char *error)
+{
+    if (status->stopping)
+        return;
+    pthread_mutex_lock(&status->lock);
+    if (!status->failed) {
+        if (channel)
+            snprintf(status->error, sizeof(status->error),
+                     "%s channel %u: %.200s",
+                     channel->kind == CHANNEL_URGENT ? "urgent" : "bulk",
+                     channel->index, error);
+        else
+            snprintf(status->error, sizeof(status->error), "%s", error);
+        status->failed = true;
+    }
+    pthread_mutex_unlock(&status->lock);
+    thread_status_poke(status);
+}
+
+const char *thread_status_error(const struct thread_status *status)
+{
+    return status->failed ? status->error : NULL;
+}
+
+void thread_begin(const char *what, const struct channel *channel)
+{
+    bool bulk = channel && channel->kind == CHANNEL_BULK;
+    char name[16];
+    sigset_t all;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+    snprintf(name, sizeof(name), "%s-%s%u", what, bulk ? "bulk" : "urgent",
+             channel ? channel->index : 0);
+    pthread_setname_np(pthread_self(), name);
+    if (!bulk)
+        setpriority(PRIO_PROCESS, 0, THREAD_URGENT_NICE);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What both roles of a session do alike with messages. Main thread. */
+#ifndef REMAPD_WIRE_H
+#define REMAPD_WIRE_H
+
+#include "session.h"
+
+#define WIRE_MAGIC   0x524d5043u /* "RMPC" */
+#define WIRE_VERSION 1
+
+/** wire_address() - a numeric address and a port as the kernel wants them.
+ * Return: 0 or -EINVAL. */
+int wire_address(const char *host, unsigned port, struct sockaddr_storage *ss,
+                 socklen_t *length);
+
+/** wire_send_block() - tell the peer of @block. */
+void wire_send_block(struct session *session, const struct block *block);
+
+/** wire_take_block() - add QEMU's @message to @table; takes *@fd if it belongs
+ * to the block. What is wrong with it fails the session. */
+void wire_take_block(struct session *session, struct block_table *table,
+                     const struct handoff_block *message, int *fd);
+
+/** wire_keep_alive() - speak if we have been silent for a second; the session
+ * is lost if the peer has been for too long. */
+void wire_keep_alive(struct session *session);
+
+#endif
