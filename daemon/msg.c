@@ -16,6 +16,7 @@
 #include "util.h"
 
 #define MSG_QUEUE_MAX_BYTES (64u << 20) /* a peer that does not read */
+#define MSG_FLUSH_PARTS     16
 
 struct msg_conn {
     struct bufferevent *bev;
@@ -206,25 +207,36 @@ void msg_conn_send(struct msg_conn *conn, const Remapd__Message *message)
 static int msg_conn_flush(struct msg_conn *conn)
 {
     struct evbuffer *out = bufferevent_get_output(conn->bev);
+    struct evbuffer_iovec parts[MSG_FLUSH_PARTS];
+    struct msghdr msg = {.msg_iov = parts};
     size_t bytes = evbuffer_get_length(out);
-    AUTO_FREE void *copy = NULL;
-    ssize_t sent;
+    int count = evbuffer_peek(out, -1, NULL, parts, MSG_FLUSH_PARTS);
 
     if (!bytes)
         return 0;
-    copy = xcalloc(1, bytes);
-    evbuffer_copyout(out, copy, bytes);
-    sent = send(bufferevent_getfd(conn->bev), copy, bytes,
-                MSG_NOSIGNAL | MSG_DONTWAIT);
-    return sent == (ssize_t)bytes ? 0 : -EAGAIN;
+    if (count > MSG_FLUSH_PARTS)
+        return -EAGAIN;
+    msg.msg_iovlen = (size_t)count;
+    return sendmsg(bufferevent_getfd(conn->bev), &msg,
+                   MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)bytes
+               ? 0
+               : -EAGAIN;
+}
+
+static void msg_conn_drop(struct msg_conn *conn)
+{
+    conn->dead = true;
+    bufferevent_free(conn->bev);
+    conn->bev = NULL;
+    if (!conn->busy)
+        msg_conn_release(conn);
 }
 
 int msg_conn_detach(struct msg_conn *conn)
 {
     bool surplus =
         evbuffer_get_length(bufferevent_get_input(conn->bev)) != 0;
-    int ret = msg_conn_flush(conn);
-    int fd = surplus ? -EPROTO : ret;
+    int fd = surplus ? -EPROTO : msg_conn_flush(conn);
 
     if (!fd) {
         fd = fcntl(bufferevent_getfd(conn->bev), F_DUPFD_CLOEXEC, 0);
@@ -233,7 +245,7 @@ int msg_conn_detach(struct msg_conn *conn)
         else
             fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
     }
-    msg_conn_free(conn);
+    msg_conn_drop(conn);
     return fd;
 }
 
@@ -242,11 +254,7 @@ void msg_conn_free(struct msg_conn *conn)
     if (!conn || conn->dead)
         return;
     msg_conn_flush(conn);
-    conn->dead = true;
-    bufferevent_free(conn->bev);
-    conn->bev = NULL;
-    if (!conn->busy)
-        msg_conn_release(conn);
+    msg_conn_drop(conn);
 }
 
 const char *msg_conn_peer(const struct msg_conn *conn)

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <event2/listener.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
@@ -131,19 +132,38 @@ static void peer_accepted(struct evconnlistener *from, evutil_socket_t fd,
     stranger_count++;
 }
 
+/* "HOST:PORT" or "[HOST]:PORT". */
+static int parse_address(const char *address, struct sockaddr_storage *ss,
+                         socklen_t *length)
+{
+    char host[INET6_ADDRSTRLEN + 2], *end;
+    const char *colon = strrchr(address, ':');
+    size_t bytes = colon ? (size_t)(colon - address) : sizeof(host);
+    unsigned long number = colon ? strtoul(colon + 1, &end, 10) : 0;
+
+    if (bytes >= sizeof(host) || end == colon + 1 || *end)
+        return -EINVAL;
+    memcpy(host, address, bytes);
+    host[bytes] = 0;
+    if (*host == '[' && host[bytes - 1] == ']') {
+        host[bytes - 1] = 0;
+        memmove(host, host + 1, bytes - 1);
+    }
+    return wire_address(host, (unsigned)MIN(number, UINT_MAX), ss, length);
+}
+
 void peer_listen(struct event_base *base, const char *address)
 {
-    struct sockaddr_storage ss = {0};
-    int length = sizeof(ss);
-    socklen_t bound = sizeof(ss);
+    struct sockaddr_storage ss;
+    socklen_t length, bound = sizeof(ss);
 
-    if (evutil_parse_sockaddr_port(address, (struct sockaddr *)&ss, &length))
+    if (parse_address(address, &ss, &length))
         die("--listen: %s is not ADDRESS:PORT with a numeric address",
             address);
     listener = evconnlistener_new_bind(
         base, peer_accepted, NULL,
         LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE, 128,
-        (struct sockaddr *)&ss, length);
+        (struct sockaddr *)&ss, (int)length);
     if (!listener)
         die("--listen: %s: %s", address, strerror(errno));
     getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&ss,

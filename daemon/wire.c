@@ -14,7 +14,7 @@ int wire_address(const char *host, unsigned port, struct sockaddr_storage *ss,
     struct sockaddr_in *in = (struct sockaddr_in *)ss;
     struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)ss;
 
-    if (!port || port > UINT16_MAX)
+    if (port > UINT16_MAX)
         return -EINVAL;
     *ss = (struct sockaddr_storage){0};
     if (inet_pton(AF_INET, host, &in->sin_addr) == 1) {

@@ -1,0 +1,584 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A migration without a guest: two processes stand in for the two QEMUs, speak
+ * the hand-off to two real daemons, and threads of the destination touch the
+ * memory while it arrives, as vCPUs would.
+ *
+ * Every page holds a pattern of its own; each touch checks the page, writes a
+ * new generation into it, and a later touch or the final pass over all memory
+ * finds any page that was lost, overwritten or misplaced. Prints one line of
+ * JSON; exits 0 only if every byte was right.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "../../proto/handoff.h"
+
+#define PAGE       4096ul
+#define HUGE       (2ul << 20)
+#define MAX_BLOCKS 16
+#define TIMEOUT_S  120
+
+static struct {
+    const char *source, *destination, *kind;
+    unsigned long mib, zero_percent, left_percent, threads, blocks, seed;
+    bool touch_all; /* wait until the touchers have seen every page */
+} options = {.kind = "anon", .mib = 64, .zero_percent = 15,
+             .left_percent = 100, .threads = 1, .blocks = 2, .seed = 1};
+
+/* One block; both processes lay theirs out alike. */
+struct memory {
+    uint8_t *base;
+    unsigned long bytes, page_bytes;
+    int fd;
+    bool shared;
+};
+
+static struct memory memories[MAX_BLOCKS];
+static unsigned long total_pages;
+
+static void fail(const char *what)
+{
+    fprintf(stderr, "guestless: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static uint64_t clock_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9u;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+/* ---- the pattern ---- */
+
+static bool page_is_zero(unsigned long page)
+{
+    return mix(options.seed * 31 + page) % 100 < options.zero_percent;
+}
+
+/* Was the page sent by pre-copy, so that the destination has it already? */
+static bool page_is_left(unsigned long page)
+{
+    unsigned long unit = memories[0].page_bytes / PAGE;
+
+    return mix(options.seed * 77 + page / unit) % 100 < options.left_percent;
+}
+
+static uint64_t page_word(unsigned long page, unsigned long generation,
+                          unsigned word)
+{
+    if (!generation && page_is_zero(page))
+        return 0;
+    return mix(options.seed ^ page << 20 ^ generation << 50) + word;
+}
+
+static void page_write(uint64_t *words, unsigned long page,
+                       unsigned long generation)
+{
+    for (unsigned i = 0; i < PAGE / 8; i++)
+        words[i] = page_word(page, generation, i);
+}
+
+static bool page_good(const uint64_t *words, unsigned long page,
+                      unsigned long generation)
+{
+    uint64_t first = page_word(page, generation, 0);
+    uint64_t step = first ? 1 : 0;
+
+    for (unsigned i = 0; i < PAGE / 8; i++) {
+        if (words[i] != first + i * step)
+            return false;
+    }
+    return true;
+}
+
+static uint64_t *page_at(unsigned long page)
+{
+    for (unsigned i = 0; i < options.blocks; i++) {
+        unsigned long pages = memories[i].bytes / PAGE;
+
+        if (page < pages)
+            return (uint64_t *)(memories[i].base + page * PAGE);
+        page -= pages;
+    }
+    abort();
+}
+
+/* ---- memory of each kind ---- */
+
+static void memory_make(struct memory *memory, unsigned long bytes)
+{
+    bool hugetlb = !strncmp(options.kind, "hugetlb", 7);
+    unsigned flags = MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB : 0);
+
+    memory->page_bytes = hugetlb ? HUGE : PAGE;
+    memory->bytes = (bytes + HUGE - 1) / HUGE * HUGE;
+    memory->shared = !strcmp(options.kind, "memfd") ||
+                     !strcmp(options.kind, "hugetlb-shared");
+    memory->fd = -1;
+    if (memory->shared) {
+        memory->fd = memfd_create("guest", flags);
+        if (memory->fd < 0 || ftruncate(memory->fd, (off_t)memory->bytes) ||
+            fcntl(memory->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW))
+            fail("memfd");
+        memory->base = mmap(NULL, memory->bytes, PROT_READ | PROT_WRITE,
+                            MAP_SHARED, memory->fd, 0);
+    } else {
+        uint8_t *at = mmap(NULL, memory->bytes + HUGE, PROT_NONE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        at = (uint8_t *)(((uintptr_t)at + HUGE - 1) / HUGE * HUGE);
+        memory->base = mmap(at, memory->bytes, PROT_READ | PROT_WRITE,
+                            MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS |
+                                (hugetlb ? MAP_HUGETLB : 0),
+                            -1, 0);
+        if (!hugetlb)
+            madvise(memory->base, memory->bytes,
+                    strcmp(options.kind, "thp") ? MADV_NOHUGEPAGE
+                                                : MADV_HUGEPAGE);
+    }
+    if (memory->base == MAP_FAILED)
+        fail("guest memory (hugetlb: are there enough huge pages?)");
+}
+
+static void memory_make_all(void)
+{
+    unsigned long each = (options.mib << 20) / options.blocks;
+
+    for (unsigned i = 0; i < options.blocks; i++) {
+        memory_make(&memories[i], each);
+        total_pages += memories[i].bytes / PAGE;
+    }
+}
+
+/* ---- the hand-off ---- */
+
+static int handoff_connect(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct timeval timeout = {TIMEOUT_S, 0};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)))
+        fail(path);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+    return fd;
+}
+
+static void handoff_put(int socket, enum handoff_type type, const void *body,
+                        size_t bytes, int fd)
+{
+    struct handoff_header header = {htonl(HANDOFF_MAGIC),
+                                    htons(HANDOFF_VERSION),
+                                    htons((uint16_t)type)};
+    struct iovec iov[] = {{&header, sizeof(header)}, {(void *)body, bytes}};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
+
+    if (fd >= 0) {
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control);
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    }
+    if (sendmsg(socket, &msg, MSG_NOSIGNAL) < 0)
+        fail("hand-off send");
+}
+
+/* Wait for @wanted; PROGRESS may come before. */
+static void handoff_await(int socket, enum handoff_type wanted, void *body,
+                          size_t size)
+{
+    char packet[HANDOFF_MAX_BYTES];
+    struct handoff_header header;
+    ssize_t got;
+
+    do {
+        got = recv(socket, packet, sizeof(packet), 0);
+        if (got < (ssize_t)sizeof(header))
+            fail("hand-off receive");
+        memcpy(&header, packet, sizeof(header));
+        header.type = ntohs(header.type);
+    } while (header.type == HANDOFF_PROGRESS && wanted != HANDOFF_PROGRESS);
+    if (header.type != wanted) {
+        fprintf(stderr, "guestless: expected message %d, got %d: %.200s\n",
+                wanted, header.type,
+                header.type >= HANDOFF_PAUSED ? packet + sizeof(header) : "");
+        exit(1);
+    }
+    if (body)
+        memcpy(body, packet + sizeof(header), size);
+}
+
+static void handoff_hello(int socket, enum handoff_role role)
+{
+    struct handoff_hello hello = {
+        .role = htonl(role),
+        .pid = htonl((uint32_t)getpid()),
+        .ram_bytes = htobe64(total_pages * PAGE),
+        .name = "guestless",
+        .address = "127.0.0.1",
+    };
+
+    handoff_put(socket, HANDOFF_HELLO, &hello, sizeof(hello), -1);
+    handoff_await(socket, HANDOFF_WELCOME, NULL, 0);
+}
+
+static void handoff_blocks(int socket)
+{
+    for (unsigned i = 0; i < options.blocks; i++) {
+        const struct memory *memory = &memories[i];
+        struct handoff_block block = {
+            .index = htonl(i),
+            .flags = htonl(memory->shared
+                               ? HANDOFF_BLOCK_SHARED | HANDOFF_BLOCK_FD
+                               : 0),
+            .hva = htobe64((uintptr_t)memory->base),
+            .length = htobe64(memory->bytes),
+            .page_size = htobe64(memory->page_bytes),
+        };
+
+        snprintf(block.idstr, sizeof(block.idstr), "ram%u", i);
+        handoff_put(socket, HANDOFF_BLOCK, &block, sizeof(block), memory->fd);
+    }
+}
+
+/* ---- the source ---- */
+
+static int left_bitmap(void)
+{
+    int fd = memfd_create("left", 0);
+    unsigned long page = 0;
+
+    for (unsigned i = 0; i < options.blocks; i++) {
+        unsigned long pages = memories[i].bytes / PAGE;
+        unsigned long words = (pages + 63) / 64;
+        uint64_t *bits = calloc(words, 8);
+
+        for (unsigned long at = 0; at < pages; at++, page++) {
+            if (page_is_left(page))
+                bits[at / 64] |= 1ull << at % 64;
+        }
+        if (write(fd, bits, words * 8) != (ssize_t)(words * 8))
+            fail("left bitmap");
+        free(bits);
+    }
+    return fd;
+}
+
+static void pass_byte(int fd)
+{
+    if (write(fd, "x", 1) != 1)
+        fail("pipe");
+}
+
+static void await_byte(int fd)
+{
+    char byte;
+
+    if (read(fd, &byte, 1) != 1)
+        exit(1); /* the other process has said why */
+}
+
+static int run_source(int from_destination, int to_destination)
+{
+    struct handoff_prepare prepare = {htonl((uint32_t)options.blocks)};
+    struct handoff_progress progress;
+    struct handoff_ticket ticket;
+    int socket = handoff_connect(options.source);
+
+    for (unsigned long page = 0; page < total_pages; page++) {
+        if (!page_is_zero(page))
+            page_write(page_at(page), page, 0);
+    }
+    handoff_hello(socket, HANDOFF_SOURCE);
+    if (read(from_destination, &ticket, sizeof(ticket)) != sizeof(ticket))
+        return 1;
+    handoff_put(socket, HANDOFF_TICKET, &ticket, sizeof(ticket), -1);
+    handoff_await(socket, HANDOFF_JOINED, NULL, 0);
+    handoff_blocks(socket);
+    handoff_put(socket, HANDOFF_PREPARE, &prepare, sizeof(prepare), -1);
+    handoff_await(socket, HANDOFF_PREPARED, NULL, 0);
+    pass_byte(to_destination);
+    handoff_put(socket, HANDOFF_SWITCHOVER, &prepare, sizeof(prepare),
+                left_bitmap());
+    handoff_await(socket, HANDOFF_COMPLETE, &progress, sizeof(progress));
+    if (progress.pages_left) {
+        fprintf(stderr, "guestless: complete with pages left\n");
+        return 1;
+    }
+    pass_byte(to_destination);
+    return 0;
+}
+
+/* ---- the destination ---- */
+
+struct toucher {
+    pthread_t thread;
+    unsigned index;
+    unsigned long operations, wrong;
+    uint64_t longest_ns;
+};
+
+static atomic_bool touching = true;
+static unsigned long *generations; /* of each page; a toucher owns its share */
+
+static void *touch(void *opaque)
+{
+    struct toucher *toucher = opaque;
+    uint64_t random = mix(options.seed + toucher->index + 99);
+    uint64_t last = clock_ns();
+    unsigned long share = total_pages / options.threads;
+
+    while (touching) {
+        unsigned long page;
+        uint64_t *words, now;
+
+        random = mix(random + 0x9e3779b97f4a7c15u);
+        page = toucher->index * share + random % share;
+        words = page_at(page);
+        if (!page_good(words, page, generations[page]))
+            toucher->wrong++;
+        page_write(words, page, ++generations[page]);
+        toucher->operations++;
+        now = clock_ns();
+        if (now - last > toucher->longest_ns)
+            toucher->longest_ns = now - last;
+        last = now;
+    }
+    return NULL;
+}
+
+static int make_uffd(uint64_t *features)
+{
+    struct uffdio_api api = {
+        .api = UFFD_API,
+        .features = UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MINOR_HUGETLBFS};
+    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+    if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+        fail("userfaultfd");
+    *features = api.features;
+    for (unsigned i = 0; i < options.blocks; i++) {
+        struct uffdio_register reg = {
+            .range = {(uintptr_t)memories[i].base, memories[i].bytes},
+            .mode = UFFDIO_REGISTER_MODE_MISSING |
+                    (memories[i].shared ? UFFDIO_REGISTER_MODE_MINOR : 0)};
+
+        if (ioctl(uffd, UFFDIO_REGISTER, &reg))
+            fail("UFFDIO_REGISTER");
+    }
+    return uffd;
+}
+
+static unsigned long huge_kib(void)
+{
+    unsigned long kib = 0, value;
+    FILE *file = fopen("/proc/self/smaps_rollup", "r");
+    char line[256];
+
+    while (file && fgets(line, sizeof(line), file)) {
+        if (sscanf(line, "AnonHugePages: %lu", &value) == 1)
+            kib = value;
+    }
+    if (file)
+        fclose(file);
+    return kib;
+}
+
+static int run_destination(int to_source, int from_source)
+{
+    int socket = handoff_connect(options.destination), uffd;
+    struct handoff_attach attach = {htonl((uint32_t)options.blocks), 0};
+    struct toucher touchers[64] = {0};
+    unsigned long operations = 0, wrong = 0, during;
+    struct handoff_ticket ticket;
+    uint64_t longest = 0, begin, end, features;
+
+    generations = calloc(total_pages, sizeof(*generations));
+    handoff_hello(socket, HANDOFF_DESTINATION);
+    handoff_await(socket, HANDOFF_TICKET, &ticket, sizeof(ticket));
+    if (write(to_source, &ticket, sizeof(ticket)) != sizeof(ticket))
+        fail("pipe");
+    /* What pre-copy has brought: everything that is not left. */
+    for (unsigned long page = 0; page < total_pages; page++) {
+        if (!page_is_left(page))
+            page_write(page_at(page), page, 0);
+    }
+    await_byte(from_source);
+    uffd = make_uffd(&features);
+    attach.uffd_features = htobe64(features);
+    handoff_blocks(socket);
+    begin = clock_ns();
+    handoff_put(socket, HANDOFF_ATTACH, &attach, sizeof(attach), uffd);
+    handoff_await(socket, HANDOFF_ATTACHED, NULL, 0);
+    for (unsigned i = 0; i < options.threads; i++) {
+        touchers[i].index = i;
+        if (pthread_create(&touchers[i].thread, NULL, touch, &touchers[i]))
+            fail("pthread_create");
+    }
+    await_byte(from_source);
+    end = clock_ns();
+    touching = false;
+    for (unsigned i = 0; i < options.threads; i++) {
+        pthread_join(touchers[i].thread, NULL);
+        operations += touchers[i].operations;
+        wrong += touchers[i].wrong;
+        if (touchers[i].longest_ns > longest)
+            longest = touchers[i].longest_ns;
+    }
+    during = operations;
+    handoff_put(socket, HANDOFF_DETACH, NULL, 0, -1);
+    handoff_await(socket, HANDOFF_DETACHED, NULL, 0);
+    for (unsigned i = 0; i < options.blocks; i++) {
+        struct uffdio_range range = {(uintptr_t)memories[i].base,
+                                     memories[i].bytes};
+
+        if (ioctl(uffd, UFFDIO_UNREGISTER, &range))
+            fail("UFFDIO_UNREGISTER");
+    }
+    close(uffd);
+    for (unsigned long page = 0; page < total_pages; page++) {
+        if (!page_good(page_at(page), page, generations[page]))
+            wrong++;
+    }
+    printf("{\"kind\": \"%s\", \"mib\": %lu, \"pages\": %lu, \"wrong\": %lu, "
+           "\"seconds\": %.4f, \"mib_per_second\": %.0f, "
+           "\"operations\": %lu, \"longest_stall_us\": %lu, "
+           "\"huge_kib\": %lu}\n",
+           options.kind, options.mib, total_pages, wrong,
+           (double)(end - begin) / 1e9,
+           (double)options.mib / ((double)(end - begin) / 1e9), during,
+           (unsigned long)(longest / 1000), huge_kib());
+    return wrong ? 1 : 0;
+}
+
+static void usage(void)
+{
+    fputs("Usage: guestless --source SOCKET --destination SOCKET\n"
+          "  [--kind anon|thp|memfd|hugetlb|hugetlb-shared] [--mib N]\n"
+          "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
+          "  [--seed N]\n", stderr);
+    exit(2);
+}
+
+static unsigned long number(const char *text, unsigned long min,
+                            unsigned long max)
+{
+    char *end;
+    unsigned long value = strtoul(text, &end, 10);
+
+    if (*end || end == text || value < min || value > max)
+        usage();
+    return value;
+}
+
+static void parse(int argc, char **argv)
+{
+    static const struct option longs[] = {
+        {"source", 1, NULL, 's'},  {"destination", 1, NULL, 'd'},
+        {"kind", 1, NULL, 'k'},    {"mib", 1, NULL, 'm'},
+        {"zero", 1, NULL, 'z'},    {"left", 1, NULL, 'l'},
+        {"threads", 1, NULL, 't'}, {"blocks", 1, NULL, 'b'},
+        {"seed", 1, NULL, 'e'},    {0},
+    };
+    int choice;
+
+    while ((choice = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+        switch (choice) {
+        case 's':
+            options.source = optarg;
+            break;
+        case 'd':
+            options.destination = optarg;
+            break;
+        case 'k':
+            options.kind = optarg;
+            break;
+        case 'm':
+            options.mib = number(optarg, 4, 1 << 20);
+            break;
+        case 'z':
+            options.zero_percent = number(optarg, 0, 100);
+            break;
+        case 'l':
+            options.left_percent = number(optarg, 0, 100);
+            break;
+        case 't':
+            options.threads = number(optarg, 1, 64);
+            break;
+        case 'b':
+            options.blocks = number(optarg, 1, MAX_BLOCKS);
+            break;
+        case 'e':
+            options.seed = number(optarg, 0, ~0ul);
+            break;
+        default:
+            usage();
+        }
+    }
+    if (!options.source || !options.destination || optind < argc)
+        usage();
+}
+
+int main(int argc, char **argv)
+{
+    int to_source[2], to_destination[2], status, ret;
+    pid_t child;
+
+    parse(argc, argv);
+    if (pipe(to_source) || pipe(to_destination))
+        fail("pipe");
+    child = fork();
+    if (child < 0)
+        fail("fork");
+    if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(to_source[1]);
+        close(to_destination[0]);
+        memory_make_all();
+        exit(run_source(to_source[0], to_destination[1]));
+    }
+    close(to_source[0]);
+    close(to_destination[1]);
+    memory_make_all();
+    ret = run_destination(to_source[1], to_destination[0]);
+    waitpid(child, &status, 0);
+    return ret || status ? 1 : 0;
+}
