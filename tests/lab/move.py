@@ -39,9 +39,11 @@ class Move:
             machine.qmp("migrate-set-capabilities", capabilities=[
                 {"capability": name, "state": True}
                 for name in self.capabilities])
-        # Pre-copy alone must never get there, for this is about post-copy.
+        # Pre-copy alone must not get there while one page is dirty: QEMU may
+        # stop for what this bandwidth carries in a millisecond. (With 0 it
+        # stops without having counted.)
         self.source.qmp("migrate-set-parameters", max_bandwidth=UNLIMITED,
-                        downtime_limit=0)
+                        downtime_limit=1, avail_switchover_bandwidth=10**6)
         self.destination.qmp("migrate-incoming", uri=self.uri)
 
     def begin(self):
@@ -83,8 +85,19 @@ class Move:
         self.ended = time.time()
         self.information_at_end = self.information()
         self.thp_bytes_destination = self.destination.huge_bytes()
+        if not self.source.qmp.find("MIGRATION", status="postcopy-active"):
+            raise Failed("the migration completed without post-copy")
         if not self.stopped:
             self.vm.arrived(self.destination)
+
+    def settle(self, seconds=1):
+        """Gives the destination so long after the end to have its huge pages
+        again."""
+        def huge():
+            self.thp_bytes_destination = self.destination.huge_bytes()
+            return (self.thp_bytes_destination >= self.thp_bytes_source
+                    or time.time() > self.ended + seconds)
+        wait_until(huge, "huge pages looked at", seconds + 10, 0.1)
 
     def completed(self):
         self.check()
