@@ -4,9 +4,10 @@
 import os
 import pathlib
 import re
+import tempfile
 
-from .basics import TOP, Failed, Refused, run, wait_until
-from .guest import GUESTS
+from .basics import TOP, Failed, Process, Refused, run, wait_until
+from .guest import GUESTS, MARKER
 from .memory import BACKENDS, huge_bytes, thp_of
 from .qmp import Qmp
 
@@ -22,6 +23,30 @@ def find_qemu():
     if not os.access(path, os.X_OK):
         raise Refused(f"{path} is not there: run `make qemu`")
     return path
+
+
+def check_accelerator(accel):
+    """Returns None, or why QEMU runs no guest with it. Only a guest that says
+    something proves it: /dev/kvm may be there and not work."""
+    if accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "no access to /dev/kvm"
+    with tempfile.TemporaryDirectory() as directory:
+        serial = pathlib.Path(directory, "serial")
+        config = Config("probe", guest="tiny", memory=64 << 20, accel=accel)
+        probe = Process(config.command(find_qemu()) +
+                        ["-serial", f"file:{serial}"],
+                        pathlib.Path(directory, "log"))
+
+        def speaks():
+            probe.check_alive()
+            return serial.exists() and MARKER in serial.read_text()
+        try:
+            wait_until(speaks, f"a probe guest under {accel} speaks", 15)
+        except Failed as error:
+            return str(error)
+        finally:
+            probe.close()
+    return None
 
 
 class Config:

@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU end to end: VMs move between two hosts through two remapd.
+
+run.py [PART OF A NAME]...   runs the tests that have one of these, or all
+ACCEL=kvm                    under KVM, where a probe guest shows that it works
+QEMU=PATH                    another patched QEMU
+QEMU_UPSTREAM=PATH           an unpatched one of the same version, as a peer
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+# pylint: disable=wrong-import-position
+from harness import Skip, require, run, test
+from lab import BACKENDS, Failed, Lab, wait_until
+from lab.basics import BUILD, run as run_command, stop_on_signals
+from lab.machine import check_accelerator
+from lab.memory import read_block
+from lab.move import Move
+
+ACCEL = os.environ.get("ACCEL", "tcg")
+SMALL = {"guest": "tiny", "memory": "192M", "accel": ACCEL}
+LINUX = {"guest": "linux", "memory": "512M", "accel": ACCEL}
+
+# What may place the pages of each kind of memory.
+ENGINES = {"anon": ("copy", "move", "remap"), "thp": ("copy", "move", "remap"),
+           "memfd": ("continue",), "hugetlb": ("copy", "continue")}
+
+
+def require_whole(vm, move):
+    """remapd carried it all, and the guest is as it was and works."""
+    for side, machine in (("source", move.source),
+                          ("destination", move.destination)):
+        statuses = [e["status"] for e in move.pager_events(machine)]
+        require("completed" in statuses and "native" not in statuses,
+                f"{side}: MIGRATION_PAGER said {statuses}")
+    engine = move.engine()
+    require(engine in ENGINES[vm.config.backend],
+            f"engine {engine} for {vm.config.backend}")
+    for role in ("source", "destination"):
+        report = move.report(role)
+        require(report["error"] in (None, ""), f"{role}: {report['error']}")
+        require(report["pages"]["left"] == 0, f"{role}: {report['pages']}")
+    ram = sum(length for _, length in vm.machine.blocks().values())
+    if not move.precopy:
+        total = move.report("destination")["pages"]["total"]
+        require(total * 4096 >= vm.config.memory,
+                f"{total} pages moved of {ram >> 12}")
+    require_native_or_not(vm)
+
+
+def require_native_or_not(vm):
+    """Whoever carried it: the guest saw no wrong page and goes on."""
+    ready = next(m for m in vm.guest.messages if m.word == "READY")
+    vm.wait_runs()
+    pages, zero = vm.verify()
+    require(pages == ready["pages"], f"{pages} of {ready['pages']} verified")
+    require(zero > pages // 20, f"only {zero} pages are zero")
+    require(vm.guest.newest()["id"] == ready["id"], "another guest answers")
+
+
+def require_native(vm, move):
+    """QEMU carried it by itself, and each side that has a pager says so."""
+    require(move.engine() == "native", "remapd carried it")
+    for machine in (move.source, move.destination):
+        events = move.pager_events(machine)
+        if events:
+            last = events[-1]
+            require(last["status"] == "native" and last.get("reason"),
+                    f"the last of MIGRATION_PAGER was {last}")
+    require_native_or_not(vm)
+
+
+# ---- moving ----
+
+@test(backend=BACKENDS, precopy=(0, 1))
+def moves(backend, precopy):
+    with Lab() as lab:
+        vm = lab.vm("small", backend=backend, **SMALL)
+        vm.start(pager="required")
+        require_whole(vm, vm.move(precopy=bool(precopy), pager="required"))
+
+
+@test(backend=("thp", "memfd"), precopy=(0, 1))
+def moves_linux_of_four_vcpus(backend, precopy):
+    with Lab() as lab:
+        vm = lab.vm("linux", backend=backend, vcpus=4, **LINUX)
+        vm.start(pager="required")
+        require_whole(vm, vm.move(precopy=bool(precopy), pager="required"))
+
+
+@test
+def moves_linux_of_one_vcpu():
+    with Lab() as lab:
+        vm = lab.vm("linux", options={"pattern": "hot"}, **LINUX)
+        vm.start(pager="required")
+        require_whole(vm, vm.move(pager="required"))
+
+
+@test(pattern=("hot", "scan"))
+def moves_a_guest_that_goes_by(pattern):
+    with Lab() as lab:
+        vm = lab.vm("small", options={"pattern": pattern}, **SMALL)
+        vm.start(pager="required")
+        require_whole(vm, vm.move(pager="required"))
+
+
+@test
+def moves_there_and_back():
+    with Lab() as lab:
+        vm = lab.vm("small", **SMALL)
+        vm.start(pager="required")
+        for _ in range(3):
+            require_whole(vm, vm.move(pager="required"))
+
+
+def move_all(vms):
+    """Moves all of them at once."""
+    moves_ = [Move(vm, pager="required") for vm in vms]
+    for move in moves_:
+        move.prepare()
+    for move in moves_:
+        move.begin()
+    for move in moves_:
+        move.switch()
+    for move in moves_:
+        move.wait()
+    for vm, move in zip(vms, moves_):
+        require_whole(vm, move)
+
+
+@test
+def moves_several_at_once_both_ways():
+    with Lab() as lab:
+        vms = [lab.vm(f"vm{i}", host=i % 2, guest="tiny", memory="96M",
+                      accel=ACCEL, backend=backend)
+               for i, backend in enumerate(("thp", "anon", "memfd", "thp"))]
+        for vm in vms:
+            vm.start(pager="required", wait=False)
+        for vm in vms:
+            vm.wait_ready()
+        move_all(vms)
+
+
+@test
+def moves_sixteen_at_once():
+    with Lab() as lab:
+        vms = [lab.vm(f"vm{i}", guest="tiny", memory="64M", accel=ACCEL,
+                      options={"rate": 2000, "seed": i}) for i in range(16)]
+        for vm in vms:
+            vm.start(pager="required", wait=False)
+        for vm in vms:
+            vm.wait_ready()
+        move_all(vms)
+
+
+@test
+def idle_daemons_have_no_migration_and_end():
+    with Lab() as lab:
+        for host in lab.hosts:
+            sessions = json.loads(run_command(
+                str(BUILD / "remapctl"), "--socket", str(host.remapd.control),
+                "--json", "list"))
+            require(not sessions, f"host {host.letter} lists {sessions}")
+            host.remapd.close()
+            code = host.remapd.process.child.returncode
+            require(code == 0, f"remapd ended with {code}")
+
+
+@test(backend=BACKENDS, precopy=(0, 1))
+def every_byte_is_equal(backend, precopy):
+    """The guest does not run at the destination, so that its memory there must
+    be the source's."""
+    with Lab() as lab:
+        vm = lab.vm("small", backend=backend, **SMALL)
+        vm.start(pager="required")
+        move = vm.move(precopy=bool(precopy), pager="required", stopped=True)
+        require(move.engine() in ENGINES[backend], move.engine())
+        there = move.destination.blocks()
+        for name, (hva, length) in move.source.blocks().items():
+            pieces = zip(read_block(move.source.pid, hva, length),
+                         read_block(move.destination.pid, *there[name]))
+            for number, (source, destination) in enumerate(pieces):
+                require(source == destination,
+                        f"{name} differs in its 2 MiB number {number}")
+
+
+# ---- not moving ----
+
+@test(precopy=(0, 1))
+def cancelled_before_the_switchover_runs_on(precopy):
+    """The link is slow, so that pre-copy lasts."""
+    with Lab(link="100mbit") as lab:
+        vm = lab.vm("small", **SMALL)
+        vm.start(pager="required")
+        move = Move(vm, pager="required")
+        move.prepare()
+        move.begin()
+        wait_until(lambda: move.information().get("ram", {})
+                   .get("transferred", 0) > 1 << 20, "pre-copy has begun")
+        move.cancel()
+        require(vm.machine.status() == "running", vm.machine.status())
+        vm.wait_runs()
+        require(not move.source.qmp.find("STOP"), "the guest was stopped")
+        vm.machine.qmp.events.clear()
+        require_whole(vm, vm.move(pager="required", precopy=bool(precopy)))
+
+
+@test(absent=("a", "b", "ab"))
+def without_a_daemon_moves_natively(absent):
+    with Lab(daemons="".join(set("ab") - set(absent))) as lab:
+        vm = lab.vm("small", **SMALL)
+        vm.start()
+        require_native(vm, vm.move())
+
+
+@test(absent=("a", "b"))
+def without_a_daemon_required_fails_before_the_stop(absent):
+    daemons = "".join(set("ab") - set(absent))
+    with Lab(daemons=daemons) as lab:
+        vm = lab.vm("small", **SMALL)
+        vm.start(pager="required")
+        require_refused(vm, "required")
+
+
+def require_refused(vm, pager):
+    """The migration fails with a reason, and the guest never notices."""
+    move = Move(vm, pager=pager)
+    try:
+        move.start()
+        move.wait(60)
+    except Failed:
+        reason = move.information().get("error-desc", "")
+    else:
+        raise Failed("the migration completed")
+    require("pager" in reason or "remapd" in reason,
+            f"the source's error is {reason!r}")
+    require(not move.source.qmp.find("STOP"), "the guest was stopped")
+    require(vm.machine.status() == "running", vm.machine.status())
+    vm.wait_runs()
+    vm.verify()
+
+
+@test
+def peer_without_a_pager_moves_natively():
+    with Lab() as lab:
+        vm = lab.vm("small", **SMALL)
+        vm.start()
+        require_native(vm, vm.move(pager=None))
+
+
+@test
+def source_without_a_pager_moves_natively():
+    with Lab() as lab:
+        vm = lab.vm("small", **SMALL)
+        vm.start(pager=None)
+        require_native(vm, vm.move())
+
+
+@test
+def peer_without_a_pager_required_fails_before_the_stop():
+    with Lab() as lab:
+        vm = lab.vm("small", **SMALL)
+        vm.start(pager="required")
+        require_refused(vm, None)
+
+
+@test(upstream=("source", "destination"))
+def unpatched_qemu_as(upstream):
+    path = os.environ.get("QEMU_UPSTREAM")
+    if not path:
+        raise Skip("QEMU_UPSTREAM names no unpatched QEMU")
+    with Lab() as lab:
+        patched = lab.qemu
+        vm = lab.vm("small", **SMALL)
+        lab.qemu = path if upstream == "source" else patched
+        vm.start(pager="on" if upstream == "destination" else None)
+        lab.qemu = path if upstream == "destination" else patched
+        require_native(vm, vm.move(
+            pager="on" if upstream == "source" else None))
+
+
+def main():
+    if any(word in ("-h", "--help") for word in sys.argv):
+        print(__doc__)
+        return 0
+    reason = check_accelerator(ACCEL)
+    if reason:
+        print(f"1..0 # SKIP ACCEL={ACCEL} runs no guest here: {reason}")
+        return 0
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    stop_on_signals()
+    sys.exit(main())

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# VMs: `make demo` shows one being moved, `make check-vm` tests it.
+
+include tests/guest/guest.mk
+
+.PHONY: demo check-vm
+
+# The packages first: what the others of these targets build needs them.
+demo:
+	demo/install
+	$(MAKE) --no-print-directory all qemu guest
+	demo/demo.py
+
+check-vm: all qemu guest
+	tests/vm/run.py $(TESTS)
