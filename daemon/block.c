@@ -103,6 +103,7 @@ int block_table_map(struct block_table *table, bool writable, char *error)
                      block->idstr, strerror(-ret));
             return ret;
         }
+        madvise(map, block->length, MADV_HUGEPAGE);
         madvise(map, block->length, MADV_DONTDUMP);
         madvise(map, block->length, MADV_DONTFORK);
         block->map = map;

@@ -142,14 +142,16 @@ static void *fault_main(void *opaque)
     return NULL;
 }
 
-struct fault_reader *
-fault_reader_start(const struct place_target *target,
-                   const struct block_table *table, struct pagemap *map,
-                   struct channel *const *channels, unsigned count,
-                   struct thread_status *status)
+int fault_reader_start(struct fault_reader **result,
+                       const struct place_target *target,
+                       const struct block_table *table, struct pagemap *map,
+                       struct channel *const *channels, unsigned count,
+                       struct thread_status *status)
 {
     struct fault_reader *reader = xcalloc(1, sizeof(*reader));
+    int ret;
 
+    *result = NULL;
     reader->target = target;
     reader->table = table;
     reader->map = map;
@@ -157,14 +159,23 @@ fault_reader_start(const struct place_target *target,
     reader->channel_count = count;
     reader->status = status;
     reader->stop_fd = eventfd(0, EFD_CLOEXEC);
-    if (reader->stop_fd < 0 ||
-        pthread_create(&reader->thread, NULL, fault_main, reader))
-        abort();
-    return reader;
+    ret = reader->stop_fd < 0
+              ? -errno
+              : -pthread_create(&reader->thread, NULL, fault_main, reader);
+    if (!ret) {
+        *result = reader;
+        return 0;
+    }
+    if (reader->stop_fd >= 0)
+        close(reader->stop_fd);
+    free(reader);
+    return ret;
 }
 
 void fault_reader_stop(struct fault_reader *reader)
 {
+    if (!reader)
+        return;
     if (eventfd_write(reader->stop_fd, 1))
         abort();
     /* It may be sending into a full channel. */

@@ -18,15 +18,16 @@ struct fault_reader;
  *            reader's alone until fault_reader_stop()
  * @status: an error ends the thread and is kept there
  *
- * Main thread.
+ * Main thread. Return: 0, or -errno with *@result NULL.
  */
-struct fault_reader *
-fault_reader_start(const struct place_target *target,
-                   const struct block_table *table, struct pagemap *map,
-                   struct channel *const *channels, unsigned count,
-                   struct thread_status *status);
+int fault_reader_start(struct fault_reader **result,
+                       const struct place_target *target,
+                       const struct block_table *table, struct pagemap *map,
+                       struct channel *const *channels, unsigned count,
+                       struct thread_status *status);
 
-/** fault_reader_stop() - end the thread and free. Main thread. */
+/** fault_reader_stop() - end the thread and free. NULL is fine. Main thread.
+ */
 void fault_reader_stop(struct fault_reader *reader);
 
 #endif

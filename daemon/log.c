@@ -29,6 +29,11 @@ static void log_vline(enum log_level level, const char *format, va_list args)
     char text[1024];
 
     vsnprintf(text, sizeof(text), format, args);
+    /* Names and reasons come from peers: no line breaks, no escapes. */
+    for (char *c = text; *c; c++) {
+        if ((unsigned char)*c < ' ' || *c == 0x7f)
+            *c = '?';
+    }
     if (getenv("JOURNAL_STREAM"))
         fprintf(stderr, "<%d>%s\n", levels[level].priority, text);
     else

@@ -7,6 +7,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+/* How often a call that does nothing is tried again: some yields, then about
+ * ten seconds of sleeping a millisecond each. */
+#define PLACE_YIELDS    64
+#define PLACE_MAX_TRIES (PLACE_YIELDS + 10000)
+
 static const struct place_ops *const engines[PLACE_ENGINES] = {
     [PLACE_COPY] = &place_copy_ops,
     [PLACE_CONTINUE] = &place_continue_ops,
@@ -72,12 +77,24 @@ int place_wake(const struct place_target *target, const struct block *block,
     return ioctl(target->uffd, UFFDIO_WAKE, &range) ? -errno : 0;
 }
 
+/* Who is in the way is soon gone, or sleeps: yield first, then sleep. */
+static void place_wait(unsigned fruitless)
+{
+    const struct timespec nap = {.tv_nsec = 1000000};
+
+    if (fruitless < PLACE_YIELDS)
+        sched_yield();
+    else
+        nanosleep(&nap, NULL);
+}
+
 static int place_range(const struct place_target *target,
                        enum place_engine engine, const struct block *block,
                        uint64_t offset, uint64_t length, const char *from,
                        bool zero)
 {
     const struct place_ops *ops = engines[engine];
+    unsigned fruitless = 0;
 
     while (length) {
         uint64_t done = 0;
@@ -96,8 +113,11 @@ static int place_range(const struct place_target *target,
                              block->page_size / PAGE_BYTES);
             break;
         case OUTCOME_AGAIN:
-            if (!done)
-                sched_yield();
+            fruitless = done ? 0 : fruitless + 1;
+            if (fruitless > PLACE_MAX_TRIES)
+                return -error;
+            if (fruitless)
+                place_wait(fruitless);
             break;
         case OUTCOME_GONE:
             return -ESRCH;

@@ -2,11 +2,8 @@
 #include "receiver.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 
 #include "fault.h"
 #include "frame.h"
@@ -18,8 +15,7 @@ static __thread uint8_t scratch[PAGE_BYTES];
 struct receive_thread {
     struct receiver *receiver;
     struct channel channel;
-    uint8_t *slot; /* this thread's staging: FRAME_MAX_BYTES */
-    pthread_t thread;
+    struct thread worker; /* its buffer is this thread's staging */
 };
 
 struct receiver {
@@ -31,7 +27,6 @@ struct receiver {
     unsigned count;
     struct fault_reader *faults;
     struct thread_status status;
-    bool running;
 };
 
 struct receiver *receiver_new(const struct block_table *table,
@@ -134,7 +129,7 @@ static int receive_range(struct receive_thread *thread,
     uint64_t first = frame_first_page(frame);
     unsigned pages = frame_pages(frame), placed_data, placed_zero;
     uint64_t want_data[PAGESET_MASK_WORDS], want_zero[PAGESET_MASK_WORDS];
-    uint8_t *to = in_place ? block->map + frame->offset : thread->slot;
+    uint8_t *to = in_place ? block->map + frame->offset : thread->worker.buffer;
     int ret;
 
     memcpy(want_data, data, sizeof(want_data));
@@ -252,52 +247,38 @@ static void *receive_main(void *opaque)
     return NULL;
 }
 
-static void receiver_start_thread(struct receive_thread *thread)
-{
-    thread->slot = mmap(NULL, FRAME_MAX_BYTES, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (thread->slot == MAP_FAILED)
-        abort();
-    madvise(thread->slot, FRAME_MAX_BYTES, MADV_DONTFORK);
-    madvise(thread->slot, FRAME_MAX_BYTES, MADV_DONTDUMP);
-    if (pthread_create(&thread->thread, NULL, receive_main, thread))
-        abort();
-}
-
-void receiver_start(struct receiver *receiver, int uffd,
+int receiver_start(struct receiver *receiver, int uffd,
                     const enum place_engine *engines)
 {
     struct channel *urgent[THREAD_MAX_CHANNELS];
     unsigned urgent_count = 0;
+    int ret;
 
     receiver->target.uffd = uffd;
     receiver->engines = engines;
-    receiver->running = true;
     for (unsigned i = 0; i < receiver->count; i++) {
         struct receive_thread *thread = &receiver->threads[i];
 
         if (thread->channel.kind == CHANNEL_URGENT)
             urgent[urgent_count++] = &thread->channel;
-        receiver_start_thread(thread);
+        ret = thread_start(&thread->worker, receive_main, thread);
+        if (ret)
+            return ret;
     }
-    receiver->faults =
-        fault_reader_start(&receiver->target, receiver->table, &receiver->map,
-                           urgent, urgent_count, &receiver->status);
+    return fault_reader_start(&receiver->faults, &receiver->target,
+                              receiver->table, &receiver->map, urgent,
+                              urgent_count, &receiver->status);
 }
 
 void receiver_stop(struct receiver *receiver)
 {
-    if (!receiver->running)
-        return;
     thread_status_stop(&receiver->status);
     fault_reader_stop(receiver->faults);
+    receiver->faults = NULL;
     for (unsigned i = 0; i < receiver->count; i++)
         channel_shutdown(&receiver->threads[i].channel);
-    for (unsigned i = 0; i < receiver->count; i++) {
-        pthread_join(receiver->threads[i].thread, NULL);
-        munmap(receiver->threads[i].slot, FRAME_MAX_BYTES);
-    }
-    receiver->running = false;
+    for (unsigned i = 0; i < receiver->count; i++)
+        thread_join(&receiver->threads[i].worker);
 }
 
 void receiver_free(struct receiver *receiver)
@@ -317,9 +298,10 @@ uint64_t receiver_left(const struct receiver *receiver)
     return pagemap_left(&receiver->map);
 }
 
-uint64_t receiver_bytes(const struct receiver *receiver)
+uint64_t receiver_bytes(const struct receiver *receiver, uint64_t *constant)
 {
-    return sizeof(*receiver) + pagemap_bytes(&receiver->map);
+    *constant = sizeof(*receiver);
+    return *constant + pagemap_bytes(&receiver->map);
 }
 
 uint64_t receiver_wire_bytes(const struct receiver *receiver)

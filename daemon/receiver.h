@@ -34,8 +34,10 @@ void receiver_add_channel(struct receiver *receiver, int fd,
                           enum channel_kind kind, unsigned index);
 
 /** receiver_start() - serve the faults of @uffd, which stays the caller's.
- * @engines: by block index; read until receiver_free() */
-void receiver_start(struct receiver *receiver, int uffd,
+ * @engines: by block index; read until receiver_free()
+ * Return: 0, or -errno if threads or staging cannot be had; then call
+ * receiver_stop(). */
+int receiver_start(struct receiver *receiver, int uffd,
                     const enum place_engine *engines);
 
 /** receiver_stop() - end all threads; pages stay as they are. */
@@ -47,9 +49,9 @@ void receiver_free(struct receiver *receiver);
 /** receiver_left() - pages not placed yet. Any thread. */
 uint64_t receiver_left(const struct receiver *receiver);
 
-/** receiver_bytes() - memory that the receiver's maps take, without staging.
- */
-uint64_t receiver_bytes(const struct receiver *receiver);
+/** receiver_bytes() - memory that the receiver takes, without staging.
+ * @constant: result: the part that does not grow with the guest */
+uint64_t receiver_bytes(const struct receiver *receiver, uint64_t *constant);
 
 /** receiver_wire_bytes() - bytes received on all channels. */
 uint64_t receiver_wire_bytes(const struct receiver *receiver);

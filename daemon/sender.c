@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "frame.h"
 #include "pageset.h"
@@ -16,8 +15,7 @@
 struct send_thread {
     struct sender *sender;
     struct channel channel;
-    uint8_t *buffer; /* FRAME_MAX_BYTES: what was read out of the QEMU */
-    pthread_t thread;
+    struct thread worker; /* its buffer: what was read out of the QEMU */
 };
 
 struct sender {
@@ -30,7 +28,6 @@ struct sender {
     struct send_thread threads[THREAD_MAX_CHANNELS];
     unsigned count;
     struct thread_status status;
-    bool running;
 };
 
 struct sender *sender_new(const struct block_table *table, pid_t pid,
@@ -151,7 +148,7 @@ static int send_range(struct send_thread *thread, struct frame *frame,
     uint64_t zero[PAGESET_MASK_WORDS];
     const uint8_t *bytes;
     int ret = source_read(sender->pid, frame->block, frame->offset,
-                          frame_pages(frame), wanted, thread->buffer, &bytes,
+                          frame_pages(frame), wanted, thread->worker.buffer, &bytes,
                           zero);
 
     if (ret) {
@@ -272,34 +269,23 @@ static void *send_main(void *opaque)
     return NULL;
 }
 
-void sender_start(struct sender *sender)
+int sender_start(struct sender *sender)
 {
-    sender->running = true;
-    for (unsigned i = 0; i < sender->count; i++) {
-        struct send_thread *thread = &sender->threads[i];
+    int ret = 0;
 
-        thread->buffer = mmap(NULL, FRAME_MAX_BYTES, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (thread->buffer == MAP_FAILED)
-            abort();
-        madvise(thread->buffer, FRAME_MAX_BYTES, MADV_DONTDUMP);
-        if (pthread_create(&thread->thread, NULL, send_main, thread))
-            abort();
-    }
+    for (unsigned i = 0; i < sender->count && !ret; i++)
+        ret = thread_start(&sender->threads[i].worker, send_main,
+                           &sender->threads[i]);
+    return ret;
 }
 
 void sender_stop(struct sender *sender)
 {
-    if (!sender->running)
-        return;
     thread_status_stop(&sender->status);
     for (unsigned i = 0; i < sender->count; i++)
         channel_shutdown(&sender->threads[i].channel);
-    for (unsigned i = 0; i < sender->count; i++) {
-        pthread_join(sender->threads[i].thread, NULL);
-        munmap(sender->threads[i].buffer, FRAME_MAX_BYTES);
-    }
-    sender->running = false;
+    for (unsigned i = 0; i < sender->count; i++)
+        thread_join(&sender->threads[i].worker);
 }
 
 void sender_free(struct sender *sender)

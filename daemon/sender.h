@@ -46,8 +46,9 @@ bool sender_has_left(const struct sender *sender, uint64_t page);
 /** sender_left() - pages that bulk has still to send. Any thread. */
 uint64_t sender_left(const struct sender *sender);
 
-/** sender_start() - answer requests and send. */
-void sender_start(struct sender *sender);
+/** sender_start() - answer requests and send.
+ * Return: 0, or -errno if threads cannot be had; then call sender_stop(). */
+int sender_start(struct sender *sender);
 
 /** sender_stop() - end all threads. */
 void sender_stop(struct sender *sender);

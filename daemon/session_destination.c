@@ -359,21 +359,29 @@ static void send_simple(struct session *session,
 static void start_if_ready(struct session *session)
 {
     struct session_destination *destination = session->destination;
+    uint64_t constant;
+    int ret;
 
     if (!destination->left_known || destination->uffd < 0)
         return;
+    session->map_bytes = receiver_bytes(destination->receiver, &constant);
     session->active_ns = now_ns();
     session_set_state(session, SESSION_ACTIVE);
     session_heartbeat(session, ACTIVE_TICK_MS);
-    session->map_bytes = receiver_bytes(destination->receiver);
     log_info("session %s: %llu pages to come, the map takes %llu bytes, "
-             "%.3f a page of 4 KiB, staging %llu",
+             "%.3f a granule of 4 KiB and a constant of %llu, staging %llu",
              session->id_text, (unsigned long long)session->total_pages,
              (unsigned long long)session->map_bytes,
-             (double)session->map_bytes / (double)session->table.pages,
+             (double)(session->map_bytes - constant) /
+                 (double)session->table.pages,
+             (unsigned long long)constant,
              (unsigned long long)channel_total(session) * FRAME_MAX_BYTES);
-    receiver_start(destination->receiver, destination->uffd,
-                   destination->engines);
+    ret = receiver_start(destination->receiver, destination->uffd,
+                         destination->engines);
+    if (ret) {
+        session_pause(session, "starting threads: %s", strerror(-ret));
+        return;
+    }
     send_simple(session, REMAPD__MESSAGE__BODY_START);
     session_ops_of(session)->plane(session);
 }

@@ -282,7 +282,8 @@ static void control_message(void *owner, const Remapd__Message *message)
             return;
         }
         session->active_ns = now_ns();
-        sender_start(session->source->sender);
+        if (sender_start(session->source->sender))
+            session_pause(session, "no more threads can be had");
         break;
     case REMAPD__MESSAGE__BODY_PROGRESS:
         on_progress(session, message->progress);
@@ -339,12 +340,8 @@ static void on_ticket(struct session *session,
         source->ticket = remapd__ticket__unpack(NULL, bytes, message->ticket);
     if (!source->ticket || source->ticket->version != WIRE_VERSION ||
         source->ticket->session.len != sizeof(session->id)) {
-        session_fail(session, source->ticket && source->ticket->version
-                                  ? "the ticket is of version %u, this remapd "
-                                    "speaks %u"
-                                  : "the ticket cannot be read",
-                     source->ticket ? source->ticket->version : 0,
-                     WIRE_VERSION);
+        session_fail(session, "the ticket cannot be read, or is not of "
+                              "version %u", WIRE_VERSION);
         return;
     }
     session_set_id(session, source->ticket->session.data);

@@ -1,12 +1,43 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "thread.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 /* Urgent threads sleep nearly always; when they wake, a guest waits. */
 #define THREAD_URGENT_NICE (-15)
+
+int thread_start(struct thread *thread, void *(*main)(void *), void *opaque)
+{
+    void *buffer = mmap(NULL, FRAME_MAX_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int ret;
+
+    if (buffer == MAP_FAILED)
+        return -errno;
+    madvise(buffer, FRAME_MAX_BYTES, MADV_DONTFORK);
+    madvise(buffer, FRAME_MAX_BYTES, MADV_DONTDUMP);
+    thread->buffer = buffer;
+    ret = pthread_create(&thread->id, NULL, main, opaque);
+    if (ret) {
+        munmap(buffer, FRAME_MAX_BYTES);
+        return -ret;
+    }
+    thread->running = true;
+    return 0;
+}
+
+void thread_join(struct thread *thread)
+{
+    if (!thread->running)
+        return;
+    pthread_join(thread->id, NULL);
+    munmap(thread->buffer, FRAME_MAX_BYTES);
+    thread->running = false;
+}
 
 void thread_status_init(struct thread_status *status, int notify_fd)
 {

@@ -21,6 +21,20 @@ struct thread_status {
     char error[ERROR_TEXT_BYTES]; /* written once, before `failed` is set */
 };
 
+/* A page-carrying thread, with the buffer that it works in. */
+struct thread {
+    pthread_t id;
+    uint8_t *buffer; /* FRAME_MAX_BYTES, never dumped or forked */
+    bool running;
+};
+
+/** thread_start() - allocate the buffer and run @main(@opaque).
+ * Main thread. Return: 0 or -errno. */
+int thread_start(struct thread *thread, void *(*main)(void *), void *opaque);
+
+/** thread_join() - wait for its end, free the buffer; fine if it never ran. */
+void thread_join(struct thread *thread);
+
 /** thread_status_init() - @notify_fd: an eventfd that wakes the main thread.
  */
 void thread_status_init(struct thread_status *status, int notify_fd);
