@@ -2,7 +2,6 @@
 #include "block.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -84,17 +83,15 @@ int block_table_add(struct block_table *table, const struct block *block,
     return 0;
 }
 
-int block_table_map(struct block_table *table, bool writable, char *error)
+int block_table_map(struct block_table *table, char *error)
 {
     for (uint32_t i = 0; i < table->count; i++) {
         struct block *block = &table->blocks[i];
         void *map;
 
-        if (block->fd < 0 || block->map ||
-            (!writable && !(fcntl(block->fd, F_GET_SEALS) & F_SEAL_SHRINK)))
+        if (block->fd < 0)
             continue;
-        map = mmap(NULL, block->length,
-                   writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
+        map = mmap(NULL, block->length, PROT_READ | PROT_WRITE, MAP_SHARED,
                    block->fd, (off_t)block->fd_offset);
         if (map == MAP_FAILED) {
             int ret = -errno;

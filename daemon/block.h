@@ -48,14 +48,11 @@ struct block_table {
 int block_table_add(struct block_table *table, const struct block *block,
                     char *error);
 
-/**
- * block_table_map() - map the blocks that have an fd.
- * @writable: the destination's; otherwise only those are mapped that nobody
- *            can shrink (F_SEAL_SHRINK), since reading beyond the end kills
- *
- * Main thread. Return: 0 or -errno, with @error.
- */
-int block_table_map(struct block_table *table, bool writable, char *error);
+/** block_table_map() - map the blocks that have an fd, for receiving in place.
+ * The daemon itself never touches the mappings, only the kernel on its behalf:
+ * an fd that is cut short gives an error, not a signal.
+ * Main thread. Return: 0 or -errno, with @error. */
+int block_table_map(struct block_table *table, char *error);
 
 /** block_table_at() - the block around @hva, or NULL. Any thread. */
 const struct block *block_table_at(const struct block_table *table,

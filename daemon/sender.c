@@ -78,8 +78,7 @@ uint64_t sender_left(const struct sender *sender)
 
 /* One frame: as few bytes as say what the pages of @wanted hold. */
 static int send_frame(struct send_thread *thread, struct frame *frame,
-                      const uint64_t *wanted, const uint64_t *zero,
-                      const uint8_t *bytes)
+                      const uint64_t *wanted, const uint64_t *zero)
 {
     struct iovec iov[2 + FRAME_MAX_PAGES / 2 + 1];
     unsigned pages = frame_pages(frame), count = 1, end;
@@ -111,7 +110,7 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     iov[0] = (struct iovec){&header, sizeof(header)};
     for (unsigned run = mask_run(data, pages, 0, &end); run < pages;
          run = mask_run(data, pages, end, &end))
-        iov[count++] = (struct iovec){(void *)(bytes + run * PAGE_BYTES),
+        iov[count++] = (struct iovec){thread->worker.buffer + run * PAGE_BYTES,
                                       (end - run) * PAGE_BYTES};
     atomic_fetch_add(&thread->sender->stats->zero_pages, zero_pages);
     atomic_fetch_add(&thread->sender->stats->data_pages, data_pages);
@@ -146,9 +145,8 @@ static int send_range(struct send_thread *thread, struct frame *frame,
 {
     struct sender *sender = thread->sender;
     uint64_t zero[PAGESET_MASK_WORDS];
-    const uint8_t *bytes;
     int ret = source_read(sender->pid, frame->block, frame->offset,
-                          frame_pages(frame), wanted, thread->worker.buffer, &bytes,
+                          frame_pages(frame), wanted, thread->worker.buffer,
                           zero);
 
     if (ret) {
@@ -157,7 +155,7 @@ static int send_range(struct send_thread *thread, struct frame *frame,
         return ret;
     }
     widen_to_pages(frame->block, frame_pages(frame), zero);
-    ret = send_frame(thread, frame, wanted, zero, bytes);
+    ret = send_frame(thread, frame, wanted, zero);
     if (ret)
         snprintf(error, ERROR_TEXT_BYTES, "sending: %s", strerror(-ret));
     return ret;

@@ -20,7 +20,7 @@ struct sender;
 /**
  * sender_new() - a sender without channels; all of @table's pages stay unsent.
  * @table: must stay as it is until sender_free()
- * @pid: whose memory blocks without a mapping are
+ * @pid: whose memory blocks without an fd are
  * @granule: by block index, bytes that bulk sends in one frame; copied
  * @stats: counted into
  * @notify_fd: an eventfd, written when sender_error() has something new

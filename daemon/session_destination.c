@@ -419,7 +419,7 @@ static void on_attach(struct session *session,
     }
     if (probe_uffd(*fd, error) ||
         block_table_bind(table, &destination->qemu_table, error) ||
-        block_table_map(table, true, error)) {
+        block_table_map(table, error)) {
         session_lost(session, error);
         return;
     }

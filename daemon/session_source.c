@@ -352,17 +352,12 @@ static void on_ticket(struct session *session,
 static void on_prepare(struct session *session,
                        const struct handoff_prepare *prepare)
 {
-    char error[ERROR_TEXT_BYTES];
     Remapd__Prepare body = REMAPD__PREPARE__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
     if (session->state != SESSION_JOINED ||
         be32toh(prepare->blocks) != session->table.count) {
         session_lost(session, "QEMU prepares out of turn");
-        return;
-    }
-    if (block_table_map(&session->table, false, error)) {
-        session_fail(session, "%s", error);
         return;
     }
     for (uint32_t i = 0; i < session->table.count; i++)

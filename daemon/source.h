@@ -10,11 +10,10 @@
 
 /**
  * source_read() - the bytes of @pages pages at @offset of @block.
- * @pid: the QEMU, for blocks that have no mapping here
+ * @pid: the QEMU, for blocks that have no fd
  * @pages: 1..512
- * @wanted: PAGESET_MASK_WORDS words; pages not in it need not be read
- * @buffer: pages * 4096 bytes, used where there is no mapping
- * @bytes: result: the first page's bytes, in @buffer or in block->map
+ * @wanted: PAGESET_MASK_WORDS words; pages not in it are not read
+ * @buffer: result: pages * 4096 bytes
  * @zero: result: those wanted pages that are zero
  *
  * The guest must be stopped. Any thread.
@@ -22,7 +21,7 @@
  */
 int source_read(pid_t pid, const struct block *block, uint64_t offset,
                 unsigned pages, const uint64_t *wanted, uint8_t *buffer,
-                const uint8_t **bytes, uint64_t *zero);
+                uint64_t *zero);
 
 /** source_page_is_zero() - are all 4096 bytes at @page zero? Any thread. */
 bool source_page_is_zero(const uint8_t *page);
