@@ -2,12 +2,14 @@
 """The lab: its hosts, its daemons, its VMs, and the end of all of them."""
 
 import contextlib
+import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 from . import hosts
-from .basics import Failed, bytes_of
+from .basics import Failed, bytes_of, pid_alive
 from .daemon import Remapd
 from .guest import Guest
 from .hosts import Host
@@ -16,6 +18,16 @@ from .memory import HugePages, check_backend
 from .move import Move
 
 ADDRESSES = ("10.0.0.1", "10.0.0.2")
+DIRECTORY = "remapd-lab-"
+
+
+def sweep():
+    """Removes what labs have left whose process was killed."""
+    hosts.sweep()
+    HugePages.sweep()
+    for directory in pathlib.Path(tempfile.gettempdir()).glob(DIRECTORY + "*"):
+        if not pid_alive(directory.name.split("-")[-2]):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 class Lab:
@@ -31,8 +43,7 @@ class Lab:
         self.hosts = []
 
     def __enter__(self):
-        hosts.sweep()
-        HugePages.sweep()
+        sweep()
         with self.stack:
             self._build()
             self.stack = self.stack.pop_all()
@@ -40,7 +51,8 @@ class Lab:
 
     def _build(self):
         # Short, for a socket's path has at most 107 bytes.
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="remapd-lab-"))
+        self.directory = pathlib.Path(tempfile.mkdtemp(
+            prefix=f"{DIRECTORY}{os.getpid()}-"))
         self.stack.callback(shutil.rmtree, self.directory)
         self.hosts = [Host(letter, address, self.directory)
                       for letter, address in zip("ab", ADDRESSES)]
@@ -53,7 +65,13 @@ class Lab:
                 self.start_remapd(host)
 
     def __exit__(self, *_):
-        self.stack.close()
+        # A second ^C waits until all is cleaned up after the first.
+        old = signal.pthread_sigmask(signal.SIG_BLOCK,
+                                     {signal.SIGINT, signal.SIGTERM})
+        try:
+            self.stack.close()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
     def start_remapd(self, host):
         host.remapd = Remapd(host, self.daemon_options)

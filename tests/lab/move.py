@@ -6,7 +6,9 @@ import time
 from .basics import Failed, wait_until
 from .qmp import QmpError
 
-UNLIMITED = 1 << 40 # bytes a second
+# Bytes a second in pre-copy, well below what the guests dirty, so that much is
+# left at each round's end. Post-copy has no limit.
+PRECOPY_BANDWIDTH = 256 << 20
 CAPABILITIES = ("events", "postcopy-ram")
 ENDED = ("failed", "cancelled", "postcopy-paused", "postcopy-recover")
 
@@ -42,8 +44,9 @@ class Move:
         # Pre-copy alone must not get there while one page is dirty: QEMU may
         # stop for what this bandwidth carries in a millisecond. (With 0 it
         # stops without having counted.)
-        self.source.qmp("migrate-set-parameters", max_bandwidth=UNLIMITED,
-                        downtime_limit=1, avail_switchover_bandwidth=10**6)
+        self.source.qmp("migrate-set-parameters", downtime_limit=1,
+                        max_bandwidth=PRECOPY_BANDWIDTH,
+                        avail_switchover_bandwidth=10**6)
         self.destination.qmp("migrate-incoming", uri=self.uri)
 
     def begin(self):
@@ -75,7 +78,7 @@ class Move:
             self.progress(self)
             ram = self.information().get("ram", {})
             return ram.get("dirty-sync-count", 0) >= count
-        wait_until(synced, f"pre-copy round {count - 1}", seconds, 0.05)
+        wait_until(synced, f"pre-copy round {count - 1}", seconds, 0.01)
 
     def wait(self, seconds=600):
         """Waits for the end and takes the figures."""
