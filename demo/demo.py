@@ -222,5 +222,3 @@ if __name__ == "__main__":
         demo()
     except (Failed, Refused) as error:
         sys.exit(f"demo: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -50,11 +50,11 @@ def bytes_of(text):
 
 
 def stop_on_signals():
-    """Turns SIGTERM and SIGHUP into an exit that runs every clean-up."""
+    """Turns signals into an exit that runs every clean-up."""
     def leave(number, _frame):
         sys.exit(128 + number)
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
 
 
 def pid_alive(pid):
