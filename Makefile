@@ -19,10 +19,10 @@ LIBS = -levent -lprotobuf-c -ljson-c -linih -pthread
 
 DAEMON_SOURCES = $(filter-out daemon/main.c,$(sort $(wildcard daemon/*.c)))
 DAEMON_OBJECTS = $(DAEMON_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/control.pb-c.o
-REMAPCTL_OBJECTS = $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard remapctl/*.c)))
+REMAPCTL_OBJECTS = $(patsubst remapctl/%.c,$(BUILD)/remapctl-%.o,$(sort $(wildcard remapctl/*.c)))
 
 .PHONY: all clean
-all: $(BUILD)/remapd
+all: $(BUILD)/remapd $(BUILD)/remapctl
 
 -include $(wildcard qemu-patches/qemu.mk kernel-patches/kernel.mk)
 -include $(wildcard tests/tests.mk tests/vm/vm.mk tests/kernel/kernel.mk)
@@ -43,6 +43,14 @@ $(BUILD)/%.o: %.c
 
 $(BUILD)/remapd: $(BUILD)/daemon/main.o $(DAEMON_OBJECTS)
 	$(CC) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LIBS)
+
+# The program has the name of the sources' directory: no directory of objects.
+$(BUILD)/remapctl-%.o: remapctl/%.c
+	@mkdir -p $(@D)
+	$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+$(BUILD)/remapctl: $(REMAPCTL_OBJECTS)
+	$(CC) $(CFLAGS) $(SANITIZE) -o $@ $^ -ljson-c
 
 clean:
 	rm -rf $(BUILD)

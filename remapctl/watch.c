@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "watch.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "show.h"
+
+/* How much a new measurement of the speed weighs against the older ones. */
+#define SPEED_WEIGHT 0.4
+
+/* A session being watched; on a host that migrates to itself two sessions, of
+ * different roles, share an id. */
+struct watched {
+    struct watched *next;
+    struct json_object *latest;
+    int64_t left;
+    double seen, pages_per_second;
+    bool present; /* in the answer being looked at */
+};
+
+struct watch {
+    const struct watch_options *options;
+    struct watched *all;
+    unsigned drawn; /* lines on the terminal that will be drawn over */
+    bool terminal, incomplete;
+};
+
+static double now(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static bool same(const struct json_object *a, const struct json_object *b)
+{
+    return !strcmp(show_text(a, "session"), show_text(b, "session")) &&
+           !strcmp(show_text(a, "role"), show_text(b, "role"));
+}
+
+static void take(struct watch *watch, struct json_object *session)
+{
+    struct watched **link = &watch->all, *watched;
+    int64_t left = show_number(session, "pages.left");
+    double time = now();
+
+    while (*link && !same((*link)->latest, session))
+        link = &(*link)->next;
+    watched = *link;
+    if (!watched) {
+        watched = calloc(1, sizeof(*watched));
+        if (!watched)
+            abort();
+        *link = watched;
+    } else {
+        /* `left` grows once, from nothing to all, at the switchover. */
+        if (left <= watched->left && time > watched->seen) {
+            double speed =
+                (double)(watched->left - left) / (time - watched->seen);
+
+            watched->pages_per_second +=
+                (watched->pages_per_second > 0 ? SPEED_WEIGHT : 1) *
+                (speed - watched->pages_per_second);
+        }
+        json_object_put(watched->latest);
+    }
+    watched->latest = json_object_get(session);
+    watched->left = left;
+    watched->seen = time;
+    watched->present = true;
+}
+
+static void erase(struct watch *watch)
+{
+    if (watch->drawn)
+        printf("\033[%uA\033[J", watch->drawn);
+    watch->drawn = 0;
+}
+
+static void print_line(const struct watch *watch, const struct watched *watched,
+                       const char *behind, unsigned columns)
+{
+    char line[SHOW_LINE_BYTES];
+
+    show_progress(watched->latest, watched->pages_per_second, line);
+    strncat(line, behind, sizeof(line) - strlen(line) - 1);
+    printf("%.*s\n", watch->terminal ? (int)columns : SHOW_LINE_BYTES, line);
+}
+
+/* What the daemon does not list any more has ended. It may have gone its last
+ * way between two looks. */
+static void drop_ended(struct watch *watch, unsigned columns)
+{
+    for (struct watched **link = &watch->all; *link;) {
+        struct watched *watched = *link;
+        bool complete;
+
+        if (watched->present) {
+            watched->present = false;
+            link = &watched->next;
+            continue;
+        }
+        complete = !strcmp(show_text(watched->latest, "state"), "complete");
+        watch->incomplete |= !complete;
+        if (!watch->options->json)
+            print_line(watch, watched,
+                       complete ? "; ended"
+                                : "; ended since: its report and the log of "
+                                  "remapd say how",
+                       columns);
+        *link = watched->next;
+        json_object_put(watched->latest);
+        free(watched);
+    }
+}
+
+static void draw(struct watch *watch)
+{
+    struct winsize size = {.ws_row = 24, .ws_col = 80};
+    unsigned rows, hidden = 0;
+
+    if (watch->terminal)
+        ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    rows = size.ws_row > 3 ? size.ws_row - 2u : 1;
+    erase(watch);
+    drop_ended(watch, size.ws_col);
+    for (struct watched *i = watch->all; i; i = i->next) {
+        if (watch->terminal && watch->drawn == rows) {
+            hidden++;
+            continue;
+        }
+        print_line(watch, i, "", size.ws_col);
+        if (watch->terminal)
+            watch->drawn++;
+    }
+    if (hidden) {
+        printf("and %u more\n", hidden);
+        watch->drawn++;
+    }
+    fflush(stdout);
+}
+
+/* One look at the daemon; *count: how many sessions are being watched. */
+static enum exit_code look(struct watch *watch, unsigned *count)
+{
+    const char *id = watch->options->id;
+    struct json_object *answer, *sessions = NULL, *chosen;
+    enum exit_code code = ask(watch->options->socket_path, "list", &answer);
+
+    if (code)
+        return code;
+    chosen = json_object_new_array();
+    json_object_object_get_ex(answer, "sessions", &sessions);
+    for (size_t i = 0; sessions && i < json_object_array_length(sessions);
+         i++) {
+        struct json_object *session = json_object_array_get_idx(sessions, i);
+
+        if (strncmp(show_text(session, "session"), id, strlen(id)))
+            continue;
+        take(watch, session);
+        json_object_array_add(chosen, json_object_get(session));
+    }
+    *count = (unsigned)json_object_array_length(chosen);
+    json_object_object_add(answer, "sessions", chosen);
+    if (watch->options->json) {
+        drop_ended(watch, 0);
+        if (*count)
+            show_json(answer, false);
+    } else {
+        draw(watch);
+    }
+    json_object_put(answer);
+    return EXIT_DONE;
+}
+
+enum exit_code watch(const struct watch_options *options)
+{
+    struct watch watch = {.options = options,
+                          .terminal = !options->json && isatty(STDOUT_FILENO)};
+    double whole = floor(options->interval);
+    struct timespec pause = {(time_t)whole,
+                             (long)((options->interval - whole) * 1e9)};
+    bool begun = false;
+    unsigned count;
+
+    for (;;) {
+        enum exit_code code = look(&watch, &count);
+
+        if (code)
+            return code;
+        begun |= count > 0;
+        if (!count && (begun || !options->wait))
+            break;
+        nanosleep(&pause, NULL);
+    }
+    if (!begun && *options->id) {
+        complain("%s: no session has an id that begins so", options->id);
+        return EXIT_REFUSED;
+    }
+    if (!begun && !options->json)
+        puts("no migration is going on");
+    return watch.incomplete ? EXIT_REFUSED : EXIT_DONE;
+}
