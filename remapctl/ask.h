@@ -8,7 +8,7 @@
 /* What remapctl ends with; remapctl(1) explains them. */
 enum exit_code {
     EXIT_DONE = 0,
-    EXIT_REFUSED = 1, /* the daemon said no, or a migration did not complete */
+    EXIT_REFUSED = 1, /* the daemon said no, or a migration ended paused */
     EXIT_USAGE = 2,
     EXIT_NO_DAEMON = 3,
 };

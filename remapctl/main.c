@@ -129,7 +129,7 @@ static void print_help(void)
          "  --help               print this text\n"
          "  --version            print the version\n\n"
          "ID is a session's id or enough of its start. Exit status: 0 done, "
-         "1 refused or\nnot complete, 2 wrong usage, 3 no daemon.");
+         "1 refused, or\nended while paused, 2 wrong usage, 3 no daemon.");
 }
 
 static void set_interval(const char *text)

@@ -55,14 +55,14 @@ static const char *cell(const char *text, char *to, size_t size)
     size_t i;
 
     for (i = 0; text[i] && i < size - 1; i++)
-        to[i] = iscntrl((unsigned char)text[i]) ? '?' : text[i];
+        to[i] = isprint((unsigned char)text[i]) ? text[i] : '?';
     to[i] = 0;
     return i ? to : "-";
 }
 
 static const char *microseconds(int64_t value, char *to, size_t size)
 {
-    if (value < 10000)
+    if (value < 1000)
         snprintf(to, size, "%lld us", (long long)value);
     else
         snprintf(to, size, "%.1f ms", (double)value / 1000);
@@ -165,7 +165,7 @@ void show_progress(const struct json_object *session, double pages_per_second,
     double total = pages_mib(session, "pages.total");
     double left = pages_mib(session, "pages.left");
     double speed = pages_per_second * SHOW_PAGE_BYTES / MIB;
-    char id[ID_SHOWN + 1], name[24], p50[24], p99[24], time_left[24] = "-";
+    char id[ID_SHOWN + 1], name[24], p50[24], p99[24], time_left[24];
     size_t used;
 
     used = (size_t)snprintf(
@@ -176,21 +176,22 @@ void show_progress(const struct json_object *session, double pages_per_second,
     if (total <= 0)
         return;
     used += (size_t)snprintf(line + used, SHOW_LINE_BYTES - used,
-                             ": %.1f of %.1f MiB, %.0f MiB/s, %lld faults",
-                             total - left, total, speed,
+                             ": %.0f of %.0f MiB, %.0f MiB/s", total - left,
+                             total, speed);
+    if (left > 0 && speed > 0) {
+        show_seconds(left / speed, time_left, sizeof(time_left));
+        used += (size_t)snprintf(line + used, SHOW_LINE_BYTES - used,
+                                 ", %s left", time_left);
+    }
+    used += (size_t)snprintf(line + used, SHOW_LINE_BYTES - used,
+                             ", %lld faults",
                              (long long)show_number(session, "faults"));
     if (show_number(session, "fault_latency_us.count"))
-        used += (size_t)snprintf(
-            line + used, SHOW_LINE_BYTES - used, " (p50 %s, p99 %s)",
-            microseconds(show_number(session, "fault_latency_us.p50"), p50,
-                         sizeof(p50)),
-            microseconds(show_number(session, "fault_latency_us.p99"), p99,
-                         sizeof(p99)));
-    if (left <= 0)
-        return;
-    if (speed > 0)
-        show_seconds(left / speed, time_left, sizeof(time_left));
-    snprintf(line + used, SHOW_LINE_BYTES - used, ", %s left", time_left);
+        snprintf(line + used, SHOW_LINE_BYTES - used, ", p50 %s, p99 %s",
+                 microseconds(show_number(session, "fault_latency_us.p50"),
+                              p50, sizeof(p50)),
+                 microseconds(show_number(session, "fault_latency_us.p99"),
+                              p99, sizeof(p99)));
 }
 
 static void report_pages(const struct json_object *session)

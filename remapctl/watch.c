@@ -23,13 +23,14 @@ struct watched {
     int64_t left;
     double seen, pages_per_second;
     bool present; /* in the answer being looked at */
+    char line[SHOW_LINE_BYTES]; /* printed last */
 };
 
 struct watch {
     const struct watch_options *options;
     struct watched *all;
     unsigned drawn; /* lines on the terminal that will be drawn over */
-    bool terminal, incomplete;
+    bool terminal, paused; /* paused: one ended so */
 };
 
 static double now(void)
@@ -85,37 +86,49 @@ static void erase(struct watch *watch)
     watch->drawn = 0;
 }
 
-static void print_line(const struct watch *watch, const struct watched *watched,
-                       const char *behind, unsigned columns)
+/* A terminal gets every line again, cut so that it stays one line to draw
+ * over; elsewhere a line that says nothing new is left out. */
+static void print_line(const struct watch *watch, struct watched *watched,
+                       const char *behind, int columns)
 {
     char line[SHOW_LINE_BYTES];
 
     show_progress(watched->latest, watched->pages_per_second, line);
     strncat(line, behind, sizeof(line) - strlen(line) - 1);
-    printf("%.*s\n", watch->terminal ? (int)columns : SHOW_LINE_BYTES, line);
+    if (watch->terminal)
+        printf("%.*s\n", columns, line);
+    else if (strcmp(line, watched->line))
+        puts(line);
+    strcpy(watched->line, line);
 }
 
-/* What the daemon does not list any more has ended. It may have gone its last
- * way between two looks. */
-static void drop_ended(struct watch *watch, unsigned columns)
+/* How a session ended that the daemon does not list any more, as far as the
+ * last look at it tells. */
+static const char *ending(const struct watched *watched)
+{
+    const char *state = show_text(watched->latest, "state");
+
+    if (!strcmp(state, "complete"))
+        return "; ended";
+    if (!strcmp(state, "paused"))
+        return "; ended without being complete";
+    return "; ended since then: see its report, or remapd's log";
+}
+
+static void drop_ended(struct watch *watch)
 {
     for (struct watched **link = &watch->all; *link;) {
         struct watched *watched = *link;
-        bool complete;
 
         if (watched->present) {
             watched->present = false;
             link = &watched->next;
             continue;
         }
-        complete = !strcmp(show_text(watched->latest, "state"), "complete");
-        watch->incomplete |= !complete;
+        watch->paused |=
+            !strcmp(show_text(watched->latest, "state"), "paused");
         if (!watch->options->json)
-            print_line(watch, watched,
-                       complete ? "; ended"
-                                : "; ended since: its report and the log of "
-                                  "remapd say how",
-                       columns);
+            print_line(watch, watched, ending(watched), SHOW_LINE_BYTES);
         *link = watched->next;
         json_object_put(watched->latest);
         free(watched);
@@ -131,7 +144,7 @@ static void draw(struct watch *watch)
         ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
     rows = size.ws_row > 3 ? size.ws_row - 2u : 1;
     erase(watch);
-    drop_ended(watch, size.ws_col);
+    drop_ended(watch);
     for (struct watched *i = watch->all; i; i = i->next) {
         if (watch->terminal && watch->drawn == rows) {
             hidden++;
@@ -171,7 +184,7 @@ static enum exit_code look(struct watch *watch, unsigned *count)
     *count = (unsigned)json_object_array_length(chosen);
     json_object_object_add(answer, "sessions", chosen);
     if (watch->options->json) {
-        drop_ended(watch, 0);
+        drop_ended(watch);
         if (*count)
             show_json(answer, false);
     } else {
@@ -207,5 +220,5 @@ enum exit_code watch(const struct watch_options *options)
     }
     if (!begun && !options->json)
         puts("no migration is going on");
-    return watch.incomplete ? EXIT_REFUSED : EXIT_DONE;
+    return watch.paused ? EXIT_REFUSED : EXIT_DONE;
 }

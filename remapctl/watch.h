@@ -17,7 +17,7 @@ struct watch_options {
 /**
  * watch() - print how the sessions that options->id names go on, until all of
  * them have ended.
- * Return: EXIT_DONE if each was complete when it ended.
+ * Return: EXIT_DONE, or EXIT_REFUSED if one of them ended while it was paused.
  */
 enum exit_code watch(const struct watch_options *options);
 
