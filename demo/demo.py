@@ -86,10 +86,12 @@ class Story:
             return
         self.shown = time.monotonic()
         newest = move.vm.guest.newest()
-        status = move.information().get("status", "-")
+        now = move.information()
+        left = now.get("ram", {}).get("remaining", 0)
         sent = move.old_host.bytes_sent() - move.before["bytes"]
-        self.tell(f"  {status}: {sent >> 20} MiB on the wire; the guest has "
-                  f"done {newest['ops']} operations, {newest['errors']} wrong")
+        self.tell(f"  {now.get('status')}: {left >> 20} MiB left, "
+                  f"{sent >> 20} MiB on the wire; the guest has done "
+                  f"{newest['ops']} operations, {newest['errors']} wrong")
 
 
 def check(move, guest, before, verified_pages):

@@ -18,12 +18,14 @@ class Move:
     `stopped` keeps the guest from running there."""
 
     def __init__(self, vm, precopy=False, pager="on", stopped=False,
-                 capabilities=(), progress=lambda move: None):
+                 capabilities=(), precopy_bandwidth=PRECOPY_BANDWIDTH,
+                 progress=lambda move: None):
         self.vm = vm
         self.precopy = precopy
         self.pager = pager
         self.stopped = stopped
         self.capabilities = [*CAPABILITIES, *capabilities]
+        self.precopy_bandwidth = precopy_bandwidth
         self.progress = progress
         self.source = vm.machine
         self.destination = None
@@ -45,7 +47,7 @@ class Move:
         # stop for what this bandwidth carries in a millisecond. (With 0 it
         # stops without having counted.)
         self.source.qmp("migrate-set-parameters", downtime_limit=1,
-                        max_bandwidth=PRECOPY_BANDWIDTH,
+                        max_bandwidth=self.precopy_bandwidth,
                         avail_switchover_bandwidth=10**6)
         self.destination.qmp("migrate-incoming", uri=self.uri)
 
