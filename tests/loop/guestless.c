@@ -39,11 +39,12 @@
 #define TIMEOUT_S  120
 
 static struct {
-    const char *source, *destination, *kind;
+    const char *source, *destination, *kind, *name, *address;
     unsigned long mib, zero_percent, left_percent, threads, blocks, seed;
-    bool touch_all; /* wait until the touchers have seen every page */
-} options = {.kind = "anon", .mib = 64, .zero_percent = 15,
-             .left_percent = 100, .threads = 1, .blocks = 2, .seed = 1};
+    bool odd; /* blocks that are no multiple of a huge page */
+} options = {.kind = "anon", .name = "guestless", .address = "127.0.0.1",
+             .mib = 64, .zero_percent = 15, .left_percent = 100, .threads = 1,
+             .blocks = 2, .seed = 1};
 
 /* One block; both processes lay theirs out alike. */
 struct memory {
@@ -81,9 +82,12 @@ static uint64_t mix(uint64_t x)
 
 /* ---- the pattern ---- */
 
+/* In larger pages, all of a page is zero or none of it. */
 static bool page_is_zero(unsigned long page)
 {
-    return mix(options.seed * 31 + page) % 100 < options.zero_percent;
+    unsigned long unit = memories[0].page_bytes / PAGE;
+
+    return mix(options.seed * 31 + page / unit) % 100 < options.zero_percent;
 }
 
 /* Was the page sent by pre-copy, so that the destination has it already? */
@@ -99,7 +103,7 @@ static uint64_t page_word(unsigned long page, unsigned long generation,
 {
     if (!generation && page_is_zero(page))
         return 0;
-    return mix(options.seed ^ page << 20 ^ generation << 50) + word;
+    return (mix(options.seed ^ page << 20 ^ generation << 50) | 1) + word;
 }
 
 static void page_write(uint64_t *words, unsigned long page,
@@ -136,15 +140,19 @@ static uint64_t *page_at(unsigned long page)
 
 /* ---- memory of each kind ---- */
 
-static void memory_make(struct memory *memory, unsigned long bytes)
+static void memory_make(struct memory *memory, unsigned index,
+                        unsigned long bytes)
 {
     bool hugetlb = !strncmp(options.kind, "hugetlb", 7);
     unsigned flags = MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB : 0);
 
     memory->page_bytes = hugetlb ? HUGE : PAGE;
     memory->bytes = (bytes + HUGE - 1) / HUGE * HUGE;
+    if (options.odd && !hugetlb)
+        memory->bytes -= (2 * index + 1) * PAGE;
     memory->shared = !strcmp(options.kind, "memfd") ||
-                     !strcmp(options.kind, "hugetlb-shared");
+                     !strcmp(options.kind, "hugetlb-shared") ||
+                     (!strcmp(options.kind, "mixed") && index % 2);
     memory->fd = -1;
     if (memory->shared) {
         memory->fd = memfd_create("guest", flags);
@@ -176,7 +184,7 @@ static void memory_make_all(void)
     unsigned long each = (options.mib << 20) / options.blocks;
 
     for (unsigned i = 0; i < options.blocks; i++) {
-        memory_make(&memories[i], each);
+        memory_make(&memories[i], i, each);
         total_pages += memories[i].bytes / PAGE;
     }
 }
@@ -252,10 +260,10 @@ static void handoff_hello(int socket, enum handoff_role role)
         .role = htonl(role),
         .pid = htonl((uint32_t)getpid()),
         .ram_bytes = htobe64(total_pages * PAGE),
-        .name = "guestless",
-        .address = "127.0.0.1",
     };
 
+    snprintf(hello.name, sizeof(hello.name), "%s", options.name);
+    snprintf(hello.address, sizeof(hello.address), "%s", options.address);
     handoff_put(socket, HANDOFF_HELLO, &hello, sizeof(hello), -1);
     handoff_await(socket, HANDOFF_WELCOME, NULL, 0);
 }
@@ -427,7 +435,7 @@ static int run_destination(int to_source, int from_source)
     int socket = handoff_connect(options.destination), uffd;
     struct handoff_attach attach = {htonl((uint32_t)options.blocks), 0};
     struct toucher touchers[64] = {0};
-    unsigned long operations = 0, wrong = 0, during;
+    unsigned long operations = 0, wrong = 0, left = 0, left_data = 0;
     struct handoff_ticket ticket;
     uint64_t longest = 0, begin, end, features;
 
@@ -438,8 +446,12 @@ static int run_destination(int to_source, int from_source)
         fail("pipe");
     /* What pre-copy has brought: everything that is not left. */
     for (unsigned long page = 0; page < total_pages; page++) {
-        if (!page_is_left(page))
+        if (!page_is_left(page)) {
             page_write(page_at(page), page, 0);
+            continue;
+        }
+        left++;
+        left_data += !page_is_zero(page);
     }
     await_byte(from_source);
     uffd = make_uffd(&features);
@@ -463,7 +475,6 @@ static int run_destination(int to_source, int from_source)
         if (touchers[i].longest_ns > longest)
             longest = touchers[i].longest_ns;
     }
-    during = operations;
     handoff_put(socket, HANDOFF_DETACH, NULL, 0, -1);
     handoff_await(socket, HANDOFF_DETACHED, NULL, 0);
     for (unsigned i = 0; i < options.blocks; i++) {
@@ -478,13 +489,13 @@ static int run_destination(int to_source, int from_source)
         if (!page_good(page_at(page), page, generations[page]))
             wrong++;
     }
-    printf("{\"kind\": \"%s\", \"mib\": %lu, \"pages\": %lu, \"wrong\": %lu, "
-           "\"seconds\": %.4f, \"mib_per_second\": %.0f, "
+    printf("{\"kind\": \"%s\", \"mib\": %lu, \"pages\": %lu, \"left\": %lu, "
+           "\"left_data\": %lu, \"wrong\": %lu, \"seconds\": %.4f, \"mib_per_second\": %.0f, "
            "\"operations\": %lu, \"longest_stall_us\": %lu, "
            "\"huge_kib\": %lu}\n",
-           options.kind, options.mib, total_pages, wrong,
+           options.kind, options.mib, total_pages, left, left_data, wrong,
            (double)(end - begin) / 1e9,
-           (double)options.mib / ((double)(end - begin) / 1e9), during,
+           (double)options.mib / ((double)(end - begin) / 1e9), operations,
            (unsigned long)(longest / 1000), huge_kib());
     return wrong ? 1 : 0;
 }
@@ -492,9 +503,10 @@ static int run_destination(int to_source, int from_source)
 static void usage(void)
 {
     fputs("Usage: guestless --source SOCKET --destination SOCKET\n"
-          "  [--kind anon|thp|memfd|hugetlb|hugetlb-shared] [--mib N]\n"
+          "  [--kind anon|thp|memfd|mixed|hugetlb|hugetlb-shared] [--mib N]\n"
           "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
-          "  [--seed N]\n", stderr);
+          "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n",
+          stderr);
     exit(2);
 }
 
@@ -516,7 +528,9 @@ static void parse(int argc, char **argv)
         {"kind", 1, NULL, 'k'},    {"mib", 1, NULL, 'm'},
         {"zero", 1, NULL, 'z'},    {"left", 1, NULL, 'l'},
         {"threads", 1, NULL, 't'}, {"blocks", 1, NULL, 'b'},
-        {"seed", 1, NULL, 'e'},    {0},
+        {"seed", 1, NULL, 'e'},    {"odd", 0, NULL, 'o'},
+        {"name", 1, NULL, 'n'},    {"address", 1, NULL, 'a'},
+        {0},
     };
     int choice;
 
@@ -548,6 +562,15 @@ static void parse(int argc, char **argv)
             break;
         case 'e':
             options.seed = number(optarg, 0, ~0ul);
+            break;
+        case 'o':
+            options.odd = true;
+            break;
+        case 'n':
+            options.name = optarg;
+            break;
+        case 'a':
+            options.address = optarg;
             break;
         default:
             usage();

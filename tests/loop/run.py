@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Migrations without a guest, through two real remapd.
+
+run.py [PART OF A NAME]...   runs the tests that have one of these, or all
+"""
+
+import contextlib
+import json
+import re
+import sys
+
+# pylint: disable=import-error
+from pair import (Failed, Migration, PROGRAMS, Pair, Process, SANITIZED,
+                  huge_pages, own_network, require, run, wait_until)
+from harness import Skip, run as run_tests, test
+from lab.basics import stop_on_signals
+
+KINDS = ("anon", "thp", "memfd", "hugetlb", "hugetlb-shared")
+FRAME_OVERHEAD = 32 + 128 # header and masks
+MIB = 8 if SANITIZED else 64 # for each of few blocks; hugetlb: 2 MiB pages
+MAP_CONSTANT = 128 << 10
+
+
+def allowed_engines(kind, forced):
+    if kind in ("anon", "thp"):
+        return ("copy",) if forced in ("copy", "continue") else \
+            ("copy", "move", "remap")
+    if kind == "hugetlb":
+        return ("copy",)
+    return ("copy",) if forced == "copy" else ("continue",)
+
+
+def check_figures(migration):
+    """What the two reports say fits what was sent."""
+    figures = migration.figures
+    source, destination = (migration.report(role)
+                           for role in ("source", "destination"))
+    pages = destination["pages"]
+    for report in (source, destination):
+        require(report["state"] == "complete" and not report["error"],
+                f"{report['role']}: {report['state']} {report['error']}")
+        require(report["pages"]["total"] == figures["left"],
+                f"{report['pages']}, left were {figures['left']}")
+        require(report["pages"]["left"] == 0, f"{report['pages']}")
+    require(pages["data"] + pages["zero"] == figures["left"] ==
+            pages["urgent"] + pages["bulk"], f"{pages}, {figures}")
+    require(pages["data"] == figures["left_data"],
+            f"{pages['data']} pages with bytes, there were "
+            f"{figures['left_data']}")
+    # Zero pages never travel as payload, and few travel twice.
+    payload = (pages["data"] + pages["duplicate"]) * 4096
+    frames = (pages["total"] + pages["duplicate"]) * FRAME_OVERHEAD
+    require(pages["data"] * 4096 <= destination["bytes_on_wire"] <=
+            payload + frames + 4096,
+            f"{destination['bytes_on_wire']} bytes received for {pages}")
+    latency = destination["fault_latency_us"]
+    require(latency["count"] <= destination["faults"] and
+            latency["p50"] <= latency["p99"] <= latency["max"] <=
+            1e6 * destination["seconds"] + 1000, f"{latency}")
+    require(latency["count"] or not pages["urgent"], f"{destination}")
+    require(destination["map_bytes"] <= figures["pages"] + MAP_CONSTANT,
+            f"the map takes {destination['map_bytes']} bytes")
+    return destination
+
+
+def pages_for(kind, mib=MIB):
+    """The huge pages that source and destination need."""
+    if kind.startswith("hugetlb"):
+        return huge_pages(2 * (mib + 8) << 20)
+    return contextlib.nullcontext()
+
+
+@test(engine=("auto", "copy", "continue"), kind=KINDS)
+def every_kind(engine, kind):
+    with pages_for(kind), Pair(options=("--engine", engine)) as pair:
+        moved = pair.migrate(kind=kind, mib=MIB, threads=2, blocks=3,
+                             odd=True)
+        report = check_figures(moved)
+        require(report["engine"] in allowed_engines(kind, engine),
+                f"engine {report['engine']}")
+
+
+@test(left=(100, 50, 0), kind=KINDS)
+def left_by_precopy(left, kind):
+    with pages_for(kind), Pair("loopback") as pair:
+        moved = pair.migrate(kind=kind, mib=MIB, left=left, threads=2)
+        check_figures(moved)
+        total = moved.figures["pages"]
+        require((left == 100) == (moved.figures["left"] == total) and
+                (left == 0) == (moved.figures["left"] == 0),
+                f"{moved.figures}")
+
+
+@test(kind=KINDS)
+def only_zeros(kind):
+    with pages_for(kind), Pair() as pair:
+        report = check_figures(pair.migrate(kind=kind, mib=MIB, zero=100))
+        require(report["pages"]["data"] == 0, f"{report['pages']}")
+
+
+@test(kind=("anon", "memfd"))
+def no_zeros(kind):
+    with Pair() as pair:
+        report = check_figures(pair.migrate(kind=kind, mib=MIB, zero=0))
+        require(report["pages"]["zero"] == 0, f"{report['pages']}")
+
+
+@test(blocks=(1, 7, 16))
+def blocks_of_both_kinds(blocks):
+    with Pair() as pair:
+        moved = pair.migrate(kind="mixed", mib=MIB, blocks=blocks, odd=True)
+        report = check_figures(moved)
+        require(len(report["engine_bytes"]) == (1 if blocks == 1 else 2),
+                f"{report['engine_bytes']}")
+
+
+@test(threads=(1, 16))
+def threads_that_touch(threads):
+    with Pair() as pair:
+        for seed in range(4):
+            moved = pair.migrate(kind="memfd" if seed % 2 else "anon",
+                                 mib=MIB, threads=threads, seed=seed)
+            check_figures(moved)
+            require(moved.figures["operations"] > 0, f"{moved.figures}")
+
+
+@test(channels=((4, 8), (2, 1)))
+def many_channels(channels):
+    urgent, bulk = channels
+    with Pair(options=("--urgent-channels", str(urgent), "--bulk-channels",
+                       str(bulk))) as pair:
+        for kind in ("anon", "memfd"):
+            check_figures(pair.migrate(kind=kind, mib=MIB, threads=8))
+
+
+@test(link=("none", "loopback"))
+def sixteen_at_once(link):
+    with Pair(link) as pair:
+        migrations = [Migration(pair, kind=("anon", "thp", "memfd")[i % 3],
+                                mib=8, seed=i) for i in range(16)]
+        for migration in migrations:
+            check_figures(migration.finish())
+
+
+@test
+def a_slow_link():
+    with Pair("100mbit") as pair:
+        check_figures(pair.migrate(kind="anon", mib=8, zero=50))
+
+
+@test
+def the_maps_memory():
+    """At most one byte a granule and a constant, by the daemon's own words."""
+    taken = {}
+    with Pair() as pair:
+        for mib in (16, 256):
+            moved = pair.migrate(kind="anon", mib=mib, zero=90)
+            report = check_figures(moved)
+            taken[moved.figures["pages"]] = report["map_bytes"]
+        said = re.findall(r"([\d.]+) a granule of 4 KiB",
+                          pair.hosts[1].remapd.process.output())
+    (few, few_bytes), (many, many_bytes) = sorted(taken.items())
+    slope = (many_bytes - few_bytes) / (many - few)
+    print(f"# map: {slope:.3f} bytes a granule, constant "
+          f"{few_bytes - slope * few:.0f}; the daemons say {said}")
+    require(slope <= 1, f"{taken}")
+    require(len(said) == 2 and all(float(each) <= 1 for each in said),
+            f"the daemon says {said}")
+
+
+class PingPong:
+    """Requests and answers between the hosts of a pair, without remapd."""
+
+    PORT = "7700"
+
+    def __init__(self, pair, stack):
+        self.pair = pair
+        self.stack = stack
+        server = self.spawn(pair.hosts[0], "serve")
+        wait_until(lambda: "ready" in server.output(), "pingpong")
+
+    def spawn(self, host, mode, *more):
+        program = host.spawn([PROGRAMS / "pingpong", mode,
+                              self.pair.hosts[0].address, self.PORT, *more],
+                             f"{mode}-{len(self.pair.hosts)}")
+        self.stack.callback(program.close)
+        return program
+
+    def ping(self, seconds=0.5):
+        program = self.spawn(self.pair.hosts[1], "ping", str(seconds))
+        require(program.child.wait(60) == 0, program.output())
+        return json.loads(program.output().splitlines()[-1])
+
+    def ping_beside_stream(self):
+        stream = self.spawn(self.pair.hosts[1], "stream")
+        try:
+            return self.ping()
+        finally:
+            stream.close()
+
+
+def best(rows, key):
+    return sorted(row[key] for row in rows)[len(rows) // 2]
+
+
+@test(link=("none", "10gbit", "1gbit"))
+def urgent_against_the_floor(link):
+    """Prints; the benchmark judges."""
+    if SANITIZED:
+        raise Skip("speed means nothing with a sanitizer")
+    rows = []
+    with contextlib.ExitStack() as stack:
+        pair = stack.enter_context(Pair(link))
+        floor = PingPong(pair, stack)
+        for seed in range(3):
+            moved = pair.migrate(kind="anon", seed=seed, zero=0,
+                                 mib=128 if link == "1gbit" else 512)
+            latency = check_figures(moved)["fault_latency_us"]
+            require(latency["count"] > 0, "no fault was measured")
+            rows.append({"idle": floor.ping()["p50"],
+                         "beside": floor.ping_beside_stream()["p50"],
+                         "p50": latency["p50"], "p99": latency["p99"]})
+    for row in rows:
+        print(f"# bare 4 KiB p50 {row['idle']:.0f} us idle, "
+              f"{row['beside']:.0f} beside a stream; fault p50 {row['p50']}, "
+              f"p99 {row['p99']} while bulk runs")
+    print(f"# link {link}, medians of 3: fault p99 / bare p50 idle "
+          f"{best(rows, 'p99') / best(rows, 'idle'):.1f}, beside a stream "
+          f"{best(rows, 'p99') / best(rows, 'beside'):.1f}")
+
+
+if __name__ == "__main__":
+    stop_on_signals()
+    own_network()
+    sys.exit(run_tests(sys.argv[1:]))
