@@ -15,7 +15,7 @@
 
 enum option_type { OPTION_TEXT, OPTION_NUMBER, OPTION_CHOICE };
 
-static const char *const engine_names[] = {"copy", "continue", "auto", NULL};
+static const char *const engine_names[] = {"copy", "continue", "move", "auto", NULL};
 static const char *const level_names[] = {"error", "warning", "info", "debug",
                                           NULL};
 
@@ -44,7 +44,7 @@ static const struct option_row {
      OPTION_TEXT, offsetof(struct conf, advertise), 0, 0, NULL},
     {"report-dir", "DIR", NULL, "write a JSON report of each migration there",
      OPTION_TEXT, offsetof(struct conf, report_dir), 0, 0, NULL},
-    {"engine", "NAME", "auto", "how pages are placed: auto, copy, continue",
+    {"engine", "NAME", "auto", "how pages are placed: auto, copy, continue, move",
      OPTION_CHOICE, offsetof(struct conf, engine), 0, 0, engine_names},
     {"log-level", "LEVEL", "info", "error, warning, info or debug",
      OPTION_CHOICE, offsetof(struct conf, log_level), 0, 0, level_names},

@@ -16,6 +16,7 @@
 struct fault_reader {
     const struct place_target *target;
     const struct block_table *table;
+    const enum place_engine *engines; /* by block index */
     struct pagemap *map;
     struct channel *channels[THREAD_MAX_CHANNELS];
     unsigned channel_count;
@@ -38,7 +39,8 @@ static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
     uint64_t hva = msg->arg.pagefault.address;
     const struct block *block;
     struct fault_batch *batch;
-    uint64_t offset, page;
+    uint64_t offset, page, granule, first;
+    unsigned pages, ask;
 
     if (msg->event != UFFD_EVENT_PAGEFAULT) {
         snprintf(error, ERROR_TEXT_BYTES, "unexpected userfaultfd event 0x%x",
@@ -64,13 +66,24 @@ static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
                      strerror(-ret));
         return ret;
     }
-    if (!pagemap_request(reader->map, page, now))
+    granule = place_granule(reader->engines[block->index], block);
+    first = block->first_page + align_down(offset, granule) / PAGE_BYTES;
+    if (align_down(offset, granule) + granule > block->length) {
+        granule = block->page_size; /* the block's end is no whole granule */
+        first = page;
+    }
+    pages = (unsigned)(granule / PAGE_BYTES);
+    ask = pagemap_request(reader->map, page, first, pages, now);
+    if (!ask)
         return 0;
     batch = &batches[page / FRAME_MAX_PAGES % reader->channel_count];
     frame_pack(&(struct frame){.kind = FRAME_REQUEST,
                                .block = block,
-                               .offset = offset,
-                               .length = block->page_size},
+                               .offset = ask == pages
+                                             ? align_down(offset, granule)
+                                             : offset,
+                               .length = MAX(ask * PAGE_BYTES,
+                                             block->page_size)},
                &batch->headers[batch->count++]);
     return 0;
 }
@@ -144,7 +157,8 @@ static void *fault_main(void *opaque)
 
 int fault_reader_start(struct fault_reader **result,
                        const struct place_target *target,
-                       const struct block_table *table, struct pagemap *map,
+                       const struct block_table *table,
+                       const enum place_engine *engines, struct pagemap *map,
                        struct channel *const *channels, unsigned count,
                        struct thread_status *status)
 {
@@ -154,6 +168,7 @@ int fault_reader_start(struct fault_reader **result,
     *result = NULL;
     reader->target = target;
     reader->table = table;
+    reader->engines = engines;
     reader->map = map;
     memcpy(reader->channels, channels, count * sizeof(*channels));
     reader->channel_count = count;

@@ -14,6 +14,7 @@ struct fault_reader;
 /**
  * fault_reader_start() - read faults in a thread of their own.
  * @target: whose uffd is read (non-blocking) and who places what is present
+ * @engines: by block index
  * @channels: urgent ones, @count of them, 1 or more; their sending side is the
  *            reader's alone until fault_reader_stop()
  * @status: an error ends the thread and is kept there
@@ -22,7 +23,8 @@ struct fault_reader;
  */
 int fault_reader_start(struct fault_reader **result,
                        const struct place_target *target,
-                       const struct block_table *table, struct pagemap *map,
+                       const struct block_table *table,
+                       const enum place_engine *engines, struct pagemap *map,
                        struct channel *const *channels, unsigned count,
                        struct thread_status *status);
 

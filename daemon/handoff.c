@@ -38,6 +38,8 @@ static int body_bytes(uint16_t type)
         return sizeof(struct handoff_prepare);
     case HANDOFF_ATTACH:
         return sizeof(struct handoff_attach);
+    case HANDOFF_PLACER:
+        return sizeof(struct handoff_placer);
     case HANDOFF_DETACH:
         return 0;
     default:

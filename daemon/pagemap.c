@@ -60,14 +60,21 @@ void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
         mask[i] &= missing[i];
 }
 
-static void pagemap_measure(struct pagemap *map, uint64_t page, uint64_t now)
+/* Count and forget the faults that wait for pages of @mask. */
+static void pagemap_measure(struct pagemap *map, uint64_t first,
+                            const uint64_t *mask)
 {
+    uint64_t now = now_ns();
+
     pthread_mutex_lock(&map->lock);
-    for (unsigned i = 0; i < map->fault_count; i++) {
-        if (map->faults[i].page == page) {
+    for (unsigned i = 0; i < map->fault_count;) {
+        uint64_t at = map->faults[i].page - first;
+
+        if (at < PAGESET_MASK_WORDS * 64 && mask_has(mask, (unsigned)at)) {
             histogram_add(&map->stats->latency, now - map->faults[i].since_ns);
             map->faults[i] = map->faults[--map->fault_count];
-            break;
+        } else {
+            i++;
         }
     }
     pthread_mutex_unlock(&map->lock);
@@ -77,40 +84,53 @@ unsigned pagemap_placed(struct pagemap *map, uint64_t first, unsigned pages,
                         uint64_t *mask)
 {
     uint64_t unrequested[PAGESET_MASK_WORDS];
-    uint64_t taken[PAGESET_MASK_WORDS];
+    uint64_t taken[PAGESET_MASK_WORDS], waited = 0;
     unsigned count;
 
     memcpy(taken, mask, sizeof(taken));
     count = pageset_take(&map->missing, first, pages, taken);
     /* After the bit is clear: a fault that is entered later sees it placed. */
     pageset_get(&map->unrequested, first, pages, unrequested);
-    for (unsigned word = 0; word < (pages + 63) / 64; word++) {
-        uint64_t waited = taken[word] & ~unrequested[word];
-        uint64_t now = waited ? now_ns() : 0;
-
-        for (; waited; waited &= waited - 1)
-            pagemap_measure(
-                map, first + word * 64 + (unsigned)__builtin_ctzll(waited),
-                now);
-    }
+    for (unsigned word = 0; word < PAGESET_MASK_WORDS; word++)
+        waited |= taken[word] & ~unrequested[word];
+    if (waited)
+        pagemap_measure(map, first, taken);
     return count;
 }
 
-bool pagemap_request(struct pagemap *map, uint64_t page, uint64_t since_ns)
+/* Mark what is to be asked for. All pages, if all are missing and unasked for;
+ * a page that is neither stands for itself. */
+static unsigned pagemap_ask(struct pagemap *map, uint64_t page, uint64_t first,
+                            unsigned pages)
 {
     uint64_t mask[PAGESET_MASK_WORDS] = {1};
-    bool first;
+
+    if (pages > 1 &&
+        pageset_get(&map->missing, first, pages, mask) == pages &&
+        pageset_get(&map->unrequested, first, pages, mask) == pages &&
+        pageset_take(&map->unrequested, first, pages, mask) == pages)
+        return pages;
+    memset(mask, 0, sizeof(mask));
+    mask_add(mask, 0);
+    return pageset_take(&map->unrequested, page, 1, mask);
+}
+
+unsigned pagemap_request(struct pagemap *map, uint64_t page, uint64_t first,
+                         unsigned pages, uint64_t since_ns)
+{
+    uint64_t mask[PAGESET_MASK_WORDS] = {1};
+    unsigned ask;
 
     pthread_mutex_lock(&map->lock);
-    first = pageset_take(&map->unrequested, page, 1, mask) == 1;
-    if (first && map->fault_count < PAGEMAP_TIMED_FAULTS) {
+    ask = pagemap_ask(map, page, first, pages);
+    if (map->fault_count < PAGEMAP_TIMED_FAULTS) {
         map->faults[map->fault_count].page = page;
         map->faults[map->fault_count++].since_ns = since_ns;
     }
     pthread_mutex_unlock(&map->lock);
-    if (!first || pagemap_missing(map, page))
-        return first;
+    if (pagemap_missing(map, page))
+        return ask;
     /* Placed meanwhile, by a thread that may not have seen the request. */
-    pagemap_measure(map, page, now_ns());
-    return false;
+    pagemap_measure(map, page, mask);
+    return ask > 1 ? ask : 0;
 }

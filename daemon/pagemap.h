@@ -64,8 +64,13 @@ void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
 unsigned pagemap_placed(struct pagemap *map, uint64_t first, unsigned pages,
                         uint64_t *mask);
 
-/** pagemap_request() - a fault at @since_ns waits for @page.
- * Return: true if nobody has asked for it before: the caller must. */
-bool pagemap_request(struct pagemap *map, uint64_t page, uint64_t since_ns);
+/**
+ * pagemap_request() - a fault at @since_ns waits for @page.
+ * @first, @pages: what would be asked for with it, at most 512
+ * Return: how many of them the caller must ask for: all; @page alone, because
+ * not all are missing and unasked for; or none, since @page has been asked for.
+ */
+unsigned pagemap_request(struct pagemap *map, uint64_t page, uint64_t first,
+                         unsigned pages, uint64_t since_ns);
 
 #endif

@@ -15,6 +15,7 @@
 static const struct place_ops *const engines[PLACE_ENGINES] = {
     [PLACE_COPY] = &place_copy_ops,
     [PLACE_CONTINUE] = &place_continue_ops,
+    [PLACE_MOVE] = &place_move_ops,
 };
 
 /*
@@ -39,6 +40,15 @@ static const struct {
     {PLACE_CONTINUE, ENOMEM, OUTCOME_AGAIN},
     {PLACE_CONTINUE, ENOENT, OUTCOME_GONE},
     {PLACE_CONTINUE, ESRCH, OUTCOME_GONE},
+    {PLACE_MOVE, 0, OUTCOME_PLACED},
+    {PLACE_MOVE, EEXIST, OUTCOME_COPY}, /* a part is there: page by page */
+    {PLACE_MOVE, EAGAIN, OUTCOME_COPY}, /* a part has moved */
+    {PLACE_MOVE, EBUSY, OUTCOME_COPY},  /* pinned or shared staging */
+    {PLACE_MOVE, ENOENT, OUTCOME_COPY}, /* staging was not primed */
+    {PLACE_MOVE, ENOMEM, OUTCOME_COPY},
+    {PLACE_MOVE, EINVAL, OUTCOME_COPY}, /* locked memory, and the like */
+    {PLACE_MOVE, EIO, OUTCOME_COPY},    /* the placer does not answer */
+    {PLACE_MOVE, ESRCH, OUTCOME_GONE},
 };
 
 const struct place_ops *place_ops_of(enum place_engine engine)
@@ -47,17 +57,26 @@ const struct place_ops *place_ops_of(enum place_engine engine)
 }
 
 enum place_engine place_engine_for(const struct block *block,
-                                   uint64_t uffd_features,
+                                   uint64_t uffd_features, bool placers,
                                    enum place_engine forced)
 {
     uint64_t needed = block->page_size > PAGE_BYTES
                           ? UFFD_FEATURE_MINOR_HUGETLBFS
                           : UFFD_FEATURE_MINOR_SHMEM;
 
-    if (forced == PLACE_COPY || !block->shared || block->fd < 0 ||
-        !(uffd_features & needed))
-        return PLACE_COPY;
-    return PLACE_CONTINUE;
+    if (block->shared && block->fd >= 0 && (uffd_features & needed) &&
+        (forced == PLACE_CONTINUE || forced == PLACE_ENGINES))
+        return PLACE_CONTINUE;
+    if (!block->shared && block->page_size == PAGE_BYTES && placers &&
+        block->length >= HUGE_BYTES && block->hva % HUGE_BYTES == 0 &&
+        (forced == PLACE_MOVE || forced == PLACE_ENGINES))
+        return PLACE_MOVE;
+    return PLACE_COPY;
+}
+
+uint64_t place_granule(enum place_engine engine, const struct block *block)
+{
+    return engines[engine]->whole ? HUGE_BYTES : block->page_size;
 }
 
 enum place_outcome place_outcome_of(enum place_engine engine, int error)
@@ -121,6 +140,7 @@ static int place_range(const struct place_target *target,
             break;
         case OUTCOME_GONE:
             return -ESRCH;
+        case OUTCOME_COPY:
         case OUTCOME_FAILED:
             return -error;
         }
@@ -142,6 +162,26 @@ int place_zero(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length)
 {
     return place_range(target, engine, block, offset, length, NULL, true);
+}
+
+int place_whole(const struct place_target *target, enum place_engine engine,
+                struct placer *placer, const struct block *block,
+                uint64_t offset, const uint64_t *data, const uint8_t *from)
+{
+    uint64_t done = 0;
+    int error =
+        engines[engine]->whole(placer, block, offset, data, from, &done);
+
+    switch (place_outcome_of(engine, error)) {
+    case OUTCOME_PLACED:
+        return 0;
+    case OUTCOME_GONE:
+        return -ESRCH;
+    default:
+        atomic_fetch_add(&target->stats->fallback_pages,
+                         HUGE_BYTES / PAGE_BYTES);
+        return -EAGAIN;
+    }
 }
 
 int place_present(const struct place_target *target, const struct block *block,

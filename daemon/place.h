@@ -13,14 +13,16 @@
 #include <stdint.h>
 
 #include "block.h"
+#include "placer.h"
 #include "stats.h"
 
-enum place_engine { PLACE_COPY, PLACE_CONTINUE, PLACE_ENGINES };
+enum place_engine { PLACE_COPY, PLACE_CONTINUE, PLACE_MOVE, PLACE_ENGINES };
 
 enum place_outcome {
     OUTCOME_PLACED,  /* the whole range */
     OUTCOME_PRESENT, /* the first page was there already: wake it, go on */
     OUTCOME_AGAIN,   /* go on from the reported byte */
+    OUTCOME_COPY,    /* not this way: copy instead */
     OUTCOME_GONE,    /* the guest's memory is no more */
     OUTCOME_FAILED,  /* a bug, or a kernel that does not keep its word */
 };
@@ -46,17 +48,30 @@ struct place_ops {
                 uint64_t *done);
     int (*zero)(const struct place_target *target, const struct block *block,
                 uint64_t offset, uint64_t length, uint64_t *done);
+    /* Place a whole granule of HUGE_BYTES as one huge page, or NULL: there is
+     * no such way. Pages of @data have their bytes at @from, the others are
+     * zero. */
+    int (*whole)(struct placer *placer, const struct block *block,
+                 uint64_t offset, const uint64_t *data, const uint8_t *from,
+                 uint64_t *done);
 };
 
-extern const struct place_ops place_copy_ops, place_continue_ops;
+extern const struct place_ops place_copy_ops, place_continue_ops,
+    place_move_ops;
 
 /** place_ops_of() - the operations of @engine. Any thread. */
 const struct place_ops *place_ops_of(enum place_engine engine);
 
-/** place_engine_for() - the engine for @block, given what the destination's
- * uffd was granted. @forced: PLACE_ENGINES for the best. Main thread. */
+/**
+ * place_engine_for() - the best engine for @block.
+ * @uffd_features: what the destination's uffd was granted
+ * @placers: has the QEMU a placer for every receiving thread?
+ * @forced: PLACE_ENGINES for the best; or one to be used wherever it can be
+ *
+ * Main thread.
+ */
 enum place_engine place_engine_for(const struct block *block,
-                                   uint64_t uffd_features,
+                                   uint64_t uffd_features, bool placers,
                                    enum place_engine forced);
 
 /** place_outcome_of() - what @error (0 or a positive errno) of @engine's call
@@ -77,6 +92,23 @@ int place_data(const struct place_target *target, enum place_engine engine,
 /** place_zero() - the same for pages that are zero. */
 int place_zero(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length);
+
+/** place_granule() - the bytes that @engine fetches for one fault in @block,
+ * if all of them are missing. Any thread. */
+uint64_t place_granule(enum place_engine engine, const struct block *block);
+
+/**
+ * place_whole() - place all of one granule of HUGE_BYTES as one huge page.
+ * @placer: the calling thread's
+ * @offset: a multiple of HUGE_BYTES; every page from there is missing
+ * @data: which pages have bytes at @from; the others are zero
+ *
+ * Any thread. Return: 0; -EAGAIN if it must be placed by place_data() and
+ * place_zero() instead; -ESRCH if the guest's memory is gone.
+ */
+int place_whole(const struct place_target *target, enum place_engine engine,
+                struct placer *placer, const struct block *block,
+                uint64_t offset, const uint64_t *data, const uint8_t *from);
 
 /** place_present() - answer a fault on a page that is not missing: give it
  * what the kernel holds for it, or zeros if it holds nothing any more. */

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Engine copy: the kernel copies out of staging. Works on every kernel. */
+/* Engine copy: the kernel copies out of staging, on every kernel. And engine
+ * move, which does the same with what is no whole huge page. */
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 
+#include "pageset.h"
 #include "place.h"
 
 /* UFFDIO_ZEROPAGE is not for hugetlb: its zeros are copied from here. */
@@ -43,8 +45,32 @@ static int copy_zero(const struct place_target *target,
     return error;
 }
 
+/* Engine move: a whole huge page by QEMU's placer; all else as copy does. */
+static int move_whole(struct placer *placer, const struct block *block,
+                      uint64_t offset, const uint64_t *data,
+                      const uint8_t *from, uint64_t *done)
+{
+    const unsigned pages = HUGE_BYTES / PAGE_BYTES;
+    struct iovec iov[HUGE_BYTES / PAGE_BYTES / 2];
+    unsigned count = 0, end;
+
+    for (unsigned run = mask_run(data, pages, 0, &end); run < pages;
+         run = mask_run(data, pages, end, &end))
+        iov[count++] = (struct iovec){(void *)(uintptr_t)(from + run * PAGE_BYTES),
+                                      (end - run) * PAGE_BYTES};
+    return placer_place(placer, block->hva + offset, from, iov, count,
+                        HUGE_BYTES, done);
+}
+
 const struct place_ops place_copy_ops = {
     .name = "copy",
     .data = copy_data,
     .zero = copy_zero,
+};
+
+const struct place_ops place_move_ops = {
+    .name = "move",
+    .data = copy_data,
+    .zero = copy_zero,
+    .whole = move_whole,
 };

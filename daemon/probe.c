@@ -14,6 +14,7 @@
 #include "place.h"
 #include "util.h"
 
+#define MOVE_FEATURE (1ull << 16) /* UFFD_FEATURE_MOVE, since Linux 6.8 */
 #define UFFD_LINK "anon_inode:[userfaultfd]"
 
 static const struct {
@@ -24,7 +25,7 @@ static const struct {
     {UFFD_FEATURE_MISSING_SHMEM, "missing-shmem"},
     {UFFD_FEATURE_MINOR_HUGETLBFS, "minor-hugetlbfs"},
     {UFFD_FEATURE_MINOR_SHMEM, "minor-shmem"},
-    {1ull << 16, "move"}, /* UFFD_FEATURE_MOVE, newer than the headers */
+    {MOVE_FEATURE, "move"},
 };
 
 /* What the kernel grants to a new userfaultfd; -errno if there is none. */
@@ -96,7 +97,7 @@ void probe_print(void)
         struct block block;
     } kinds[] = {
         {"private anonymous, 4 KiB or THP",
-         {.page_size = PAGE_BYTES, .fd = -1}},
+         {.page_size = PAGE_BYTES, .length = HUGE_BYTES, .fd = -1}},
         {"shared memfd", {.page_size = PAGE_BYTES, .shared = true}},
         {"hugetlb 2 MiB, private", {.page_size = HUGE_BYTES, .fd = -1}},
         {"hugetlb 2 MiB, shared memfd",
@@ -113,6 +114,7 @@ void probe_print(void)
     for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
         printf("  %-32s %s\n", kinds[i].name,
                place_ops_of(place_engine_for(&kinds[i].block, granted,
+                                             granted & MOVE_FEATURE,
                                              PLACE_ENGINES))
                    ->name);
 }

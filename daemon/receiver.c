@@ -16,6 +16,7 @@ struct receive_thread {
     struct receiver *receiver;
     struct channel channel;
     struct thread worker; /* its buffer is this thread's staging */
+    struct placer *placer;
 };
 
 struct receiver {
@@ -47,11 +48,13 @@ void receiver_expect(struct receiver *receiver, uint64_t first, uint64_t pages)
 }
 
 void receiver_add_channel(struct receiver *receiver, int fd,
-                          enum channel_kind kind, unsigned index)
+                          enum channel_kind kind, unsigned index,
+                          struct placer *placer)
 {
     struct receive_thread *thread = &receiver->threads[receiver->count++];
 
     thread->receiver = receiver;
+    thread->placer = placer;
     channel_init(&thread->channel, fd, kind, index);
 }
 
@@ -102,6 +105,26 @@ static int place_runs(struct receive_thread *thread, const struct frame *frame,
     return 0;
 }
 
+/* As one huge page, if that can be; else run by run. */
+static int place_pages(struct receive_thread *thread, const struct frame *frame,
+                       const uint64_t *data, const uint64_t *zero,
+                       const uint8_t *from)
+{
+    struct receiver *receiver = thread->receiver;
+    enum place_engine engine = receiver->engines[frame->block->index];
+    unsigned data_pages = mask_count(data);
+    int ret = -EAGAIN;
+
+    if (place_ops_of(engine)->whole && frame->offset % HUGE_BYTES == 0 &&
+        data_pages && data_pages + mask_count(zero) == FRAME_MAX_PAGES)
+        ret = place_whole(&receiver->target, engine, thread->placer,
+                          frame->block, frame->offset, data, from);
+    if (ret != -EAGAIN)
+        return ret;
+    ret = place_runs(thread, frame, data, from);
+    return ret ? ret : place_runs(thread, frame, zero, NULL);
+}
+
 static void count_pages(struct receive_thread *thread, unsigned data,
                         unsigned zero, unsigned duplicate)
 {
@@ -142,9 +165,7 @@ static int receive_range(struct receive_thread *thread,
                  strerror(-ret));
         return ret;
     }
-    ret = place_runs(thread, frame, want_data, to);
-    if (!ret)
-        ret = place_runs(thread, frame, want_zero, NULL);
+    ret = place_pages(thread, frame, want_data, want_zero, to);
     if (ret) {
         snprintf(error, ERROR_TEXT_BYTES,
                  "placing %llu bytes at %llu of block %.80s: %s",
@@ -250,6 +271,7 @@ static void *receive_main(void *opaque)
 int receiver_start(struct receiver *receiver, int uffd,
                     const enum place_engine *engines)
 {
+    uint64_t granules = pagemap_left(&receiver->map) / FRAME_MAX_PAGES;
     struct channel *urgent[THREAD_MAX_CHANNELS];
     unsigned urgent_count = 0;
     int ret;
@@ -259,6 +281,8 @@ int receiver_start(struct receiver *receiver, int uffd,
     for (unsigned i = 0; i < receiver->count; i++) {
         struct receive_thread *thread = &receiver->threads[i];
 
+        if (thread->placer)
+            placer_expect(thread->placer, granules);
         if (thread->channel.kind == CHANNEL_URGENT)
             urgent[urgent_count++] = &thread->channel;
         ret = thread_start(&thread->worker, receive_main, thread);
@@ -266,7 +290,7 @@ int receiver_start(struct receiver *receiver, int uffd,
             return ret;
     }
     return fault_reader_start(&receiver->faults, &receiver->target,
-                              receiver->table, &receiver->map, urgent,
+                              receiver->table, engines, &receiver->map, urgent,
                               urgent_count, &receiver->status);
 }
 
@@ -286,8 +310,10 @@ void receiver_free(struct receiver *receiver)
     if (!receiver)
         return;
     receiver_stop(receiver);
-    for (unsigned i = 0; i < receiver->count; i++)
+    for (unsigned i = 0; i < receiver->count; i++) {
         channel_fini(&receiver->threads[i].channel);
+        placer_free(receiver->threads[i].placer);
+    }
     pagemap_fini(&receiver->map);
     thread_status_fini(&receiver->status);
     free(receiver);

@@ -29,9 +29,11 @@ struct receiver *receiver_new(const struct block_table *table,
 void receiver_expect(struct receiver *receiver, uint64_t first,
                      uint64_t pages);
 
-/** receiver_add_channel() - take over a connected socket; before start. */
+/** receiver_add_channel() - take over a connected socket; before start.
+ * @placer: that its thread may use, becomes the receiver's; or NULL */
 void receiver_add_channel(struct receiver *receiver, int fd,
-                          enum channel_kind kind, unsigned index);
+                          enum channel_kind kind, unsigned index,
+                          struct placer *placer);
 
 /** receiver_start() - serve the faults of @uffd, which stays the caller's.
  * @engines: by block index; read until receiver_free()

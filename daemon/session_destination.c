@@ -26,11 +26,18 @@
  * the socket and the guest, large enough to be few system calls. */
 #define GRANULE_BYTES (256u << 10)
 
+/* Slots primed in QEMU's staging: for bulk a part of the guest's size, for
+ * each urgent channel a few. What has moved is the guest's. */
+#define STAGING_MAX_SLOTS    512
+#define STAGING_URGENT_SLOTS 32
+
 struct session_destination {
     uint8_t secret[SESSION_SECRET_BYTES]; /* of the ticket; once */
     uint8_t key[SESSION_SECRET_BYTES];    /* of the channels; each once */
     uint32_t channels_open;               /* bit i: urgent ones, then bulk */
     int channel_fds[THREAD_MAX_CHANNELS];
+    struct placer *placers[THREAD_MAX_CHANNELS]; /* of each channel's thread */
+    unsigned placer_count;
     struct block_table qemu_table; /* what QEMU hands over; see ATTACH */
     enum place_engine *engines;    /* by block index */
     struct receiver *receiver;     /* once prepared */
@@ -42,6 +49,11 @@ struct session_destination {
 static unsigned channel_total(const struct session *session)
 {
     return session->conf->urgent_channels + session->conf->bulk_channels;
+}
+
+static bool has_placers(const struct session *session)
+{
+    return session->destination->placer_count == channel_total(session);
 }
 
 /* ---- the ticket ---- */
@@ -121,6 +133,13 @@ static void destination_init(struct session *session,
         getrandom(destination->key, sizeof(destination->key), 0) < 0)
         abort();
     memcpy(welcome.session, session->id, sizeof(welcome.session));
+    if (session->conf->engine == PLACE_MOVE ||
+        session->conf->engine == PLACE_ENGINES) {
+        welcome.placers = htobe32(channel_total(session));
+        welcome.slots = htobe32(
+            (uint32_t)MIN(be64toh(hello->ram_bytes) / PLACER_SLOT_BYTES + 1,
+                          STAGING_MAX_SLOTS));
+    }
     handoff_send(session->handoff, HANDOFF_WELCOME, &welcome,
                  sizeof(welcome));
     send_ticket(session, hello->address);
@@ -218,6 +237,29 @@ int session_join(struct session *session, struct msg_conn *conn,
     return join_channel(session, conn, hello, error);
 }
 
+/* ---- staging in QEMU ---- */
+
+static void on_placer(struct session *session,
+                      const struct handoff_placer *message, int *fd)
+{
+    struct session_destination *destination = session->destination;
+    unsigned index = destination->placer_count;
+    uint32_t slots = be32toh(message->slots);
+
+    if (session->state >= SESSION_PREPARED || *fd < 0 || !slots ||
+        slots > STAGING_MAX_SLOTS || index >= channel_total(session)) {
+        session_lost(session, "QEMU offers a placer out of turn");
+        return;
+    }
+    if (index < session->conf->urgent_channels)
+        slots = MIN(slots, STAGING_URGENT_SLOTS);
+    destination->placers[index] =
+        placer_new(*fd, handoff_pid(session->handoff),
+                   be64toh(message->staging), slots);
+    destination->placer_count++;
+    *fd = -1;
+}
+
 /* ---- both agree on the block table ---- */
 
 static void on_block(struct session *session, const Remapd__Block *body)
@@ -241,9 +283,16 @@ static void on_block(struct session *session, const Remapd__Block *body)
         session_lost(session, error);
 }
 
-static uint32_t granule_of(const struct block *block)
+/* What bulk sends at once: more where a whole huge page can be placed. */
+static uint32_t granule_of(const struct session *session,
+                           const struct block *block)
 {
-    return (uint32_t)MAX(GRANULE_BYTES, block->page_size);
+    enum place_engine engine =
+        block->shared ? PLACE_COPY
+                      : place_engine_for(block, 0, has_placers(session),
+                                         session->conf->engine);
+
+    return (uint32_t)MAX(GRANULE_BYTES, place_granule(engine, block));
 }
 
 static void on_prepare(struct session *session, const Remapd__Prepare *body)
@@ -271,11 +320,13 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
         receiver_add_channel(destination->receiver,
                              destination->channel_fds[i],
                              urgent ? CHANNEL_URGENT : CHANNEL_BULK,
-                             urgent ? i : i - session->conf->urgent_channels);
+                             urgent ? i : i - session->conf->urgent_channels,
+                             destination->placers[i]);
         destination->channel_fds[i] = -1;
+        destination->placers[i] = NULL;
     }
     for (uint32_t i = 0; i < session->table.count; i++)
-        granule[i] = granule_of(&session->table.blocks[i]);
+        granule[i] = granule_of(session, &session->table.blocks[i]);
     prepared.n_granule = session->table.count;
     prepared.granule = granule;
     message.body_case = REMAPD__MESSAGE__BODY_PREPARED;
@@ -431,7 +482,7 @@ static void on_attach(struct session *session,
     for (uint32_t i = 0; i < table->count; i++) {
         destination->engines[i] =
             place_engine_for(&table->blocks[i], destination->uffd_features,
-                             session->conf->engine);
+                             has_placers(session), session->conf->engine);
         log_debug("session %s: block %s, %llu bytes, engine %s",
                   session->id_text, table->blocks[i].idstr,
                   (unsigned long long)table->blocks[i].length,
@@ -562,6 +613,9 @@ static void handoff_message(void *owner, enum handoff_type type,
     case HANDOFF_ATTACH:
         on_attach(session, body, fd);
         break;
+    case HANDOFF_PLACER:
+        on_placer(session, body, fd);
+        break;
     case HANDOFF_DETACH:
         on_detach(session);
         break;
@@ -602,6 +656,7 @@ static void destination_fini(struct session *session)
     for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++) {
         if (destination->channel_fds[i] >= 0)
             close(destination->channel_fds[i]);
+        placer_free(destination->placers[i]);
     }
     if (destination->uffd >= 0)
         close(destination->uffd);

@@ -32,6 +32,9 @@ enum handoff_type {
     HANDOFF_SWITCHOVER = 5, /* struct handoff_prepare, fd: memfd of bitmaps */
     HANDOFF_ATTACH = 6,     /* struct handoff_attach, fd: the userfaultfd */
     HANDOFF_DETACH = 7,     /* no body: destination, all is loaded */
+    HANDOFF_PLACER = 8,     /* struct handoff_placer, fd: a placer's socket;
+                               destination, after WELCOME, up to as many as
+                               that asked for. See placer.h */
 
     /* remapd to QEMU */
     HANDOFF_WELCOME = 32,   /* struct handoff_welcome: answers HELLO */
@@ -72,7 +75,14 @@ struct handoff_hello {
 
 struct handoff_welcome {
     uint8_t session[16];
-    uint64_t features; /* none yet: 0 */
+    uint32_t placers; /* destination: how many remapd can use; 0 of none */
+    uint32_t slots;   /* of PLACER_SLOT_BYTES in the staging of each */
+} __attribute__((packed));
+
+struct handoff_placer {
+    uint64_t staging; /* hva of the first slot */
+    uint32_t slots;   /* 1 or more, at most those of WELCOME */
+    uint32_t zero;    /* 0 */
 } __attribute__((packed));
 
 struct handoff_ticket {
@@ -114,6 +124,7 @@ struct handoff_progress {
 _Static_assert(sizeof(struct handoff_header) == 8, "handoff_header");
 _Static_assert(sizeof(struct handoff_hello) == 144, "handoff_hello");
 _Static_assert(sizeof(struct handoff_welcome) == 24, "handoff_welcome");
+_Static_assert(sizeof(struct handoff_placer) == 16, "handoff_placer");
 _Static_assert(sizeof(struct handoff_ticket) == 386, "handoff_ticket");
 _Static_assert(sizeof(struct handoff_block) == 296, "handoff_block");
 _Static_assert(sizeof(struct handoff_prepare) == 4, "handoff_prepare");

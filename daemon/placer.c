@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "placer.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <sys/socket.h>
+
+#include "util.h"
+
+#define PLACER_MAX_RUNS      256 /* of 512 pages, every second one */
+#define PLACER_ANSWER_MS     10000
+#define PLACER_PRIME_AT_ONCE 64 /* slots in one command, before the first use */
+
+struct placer {
+    int fd;
+    pid_t pid;
+    uint64_t staging;
+    uint32_t slots, next; /* the ring of slots; the one to be used next */
+    uint32_t primed;      /* slots from next on that are ready */
+    uint32_t asked;       /* slots behind them whose priming is under way */
+    uint64_t uses;        /* that are still expected */
+    bool broken;
+};
+
+static void placer_command(struct placer *placer, enum placer_op op,
+                           uint32_t slot, uint64_t hva, uint64_t length)
+{
+    struct placer_command command = {
+        .op = htobe32(op),
+        .slot = htobe32(slot),
+        .hva = htobe64(hva),
+        .length = htobe64(length),
+    };
+
+    if (send(placer->fd, &command, sizeof(command), MSG_NOSIGNAL) < 0)
+        placer->broken = true;
+}
+
+/* Have up to @max slots primed behind those that are, up to the ring's end. */
+static void placer_prime(struct placer *placer, uint32_t max)
+{
+    uint32_t ahead = placer->primed + placer->asked;
+    uint32_t slot = (placer->next + ahead) % placer->slots;
+    uint32_t count = MIN(max, MIN(placer->slots - ahead, placer->slots - slot));
+
+    if (placer->broken || ahead >= placer->uses || !count)
+        return;
+    placer_command(placer, PLACER_PRIME, slot, 0,
+                   (uint64_t)count * PLACER_SLOT_BYTES);
+    placer->asked += count;
+}
+
+/* Take one answer. Return true for that to a MOVE. */
+static bool placer_answer(struct placer *placer, struct placer_answer *answer,
+                          int flags)
+{
+    ssize_t got = recv(placer->fd, answer, sizeof(*answer), flags);
+
+    if (got != sizeof(*answer)) {
+        placer->broken |= got >= 0 || (errno != EAGAIN && errno != EINTR) ||
+                          !(flags & MSG_DONTWAIT);
+        return false;
+    }
+    answer->op = be32toh(answer->op);
+    answer->error = be32toh(answer->error);
+    answer->done = be64toh(answer->done);
+    if (answer->op == PLACER_MOVE)
+        return true;
+    if (answer->op != PLACER_PRIME || answer->error ||
+        answer->done / PLACER_SLOT_BYTES > placer->asked) {
+        placer->broken = true; /* no memory for staging, or nonsense */
+        return false;
+    }
+    placer->asked -= (uint32_t)(answer->done / PLACER_SLOT_BYTES);
+    placer->primed += (uint32_t)(answer->done / PLACER_SLOT_BYTES);
+    return false;
+}
+
+struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots)
+{
+    struct timeval timeout = {PLACER_ANSWER_MS / 1000, 0};
+    struct placer *placer = xcalloc(1, sizeof(*placer));
+
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
+    *placer = (struct placer){.fd = fd,
+                              .pid = pid,
+                              .staging = staging,
+                              .slots = slots,
+                              .uses = slots};
+    while (!placer->broken && placer->asked < slots)
+        placer_prime(placer, PLACER_PRIME_AT_ONCE);
+    return placer;
+}
+
+void placer_expect(struct placer *placer, uint64_t uses)
+{
+    placer->uses = uses;
+}
+
+void placer_free(struct placer *placer)
+{
+    if (!placer)
+        return;
+    close(placer->fd);
+    free(placer);
+}
+
+static bool placer_fill(const struct placer *placer, const uint8_t *from,
+                        const struct iovec *iov, unsigned count)
+{
+    uint64_t slot =
+        placer->staging + (uint64_t)placer->next * PLACER_SLOT_BYTES;
+    struct iovec remote[PLACER_MAX_RUNS];
+    size_t bytes = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t offset = (uint64_t)((uint8_t *)iov[i].iov_base - from);
+
+        remote[i].iov_base = (void *)(uintptr_t)(slot + offset);
+        remote[i].iov_len = iov[i].iov_len;
+        bytes += iov[i].iov_len;
+    }
+    return process_vm_writev(placer->pid, iov, count, remote, count, 0) ==
+           (ssize_t)bytes;
+}
+
+int placer_place(struct placer *placer, uint64_t hva, const uint8_t *from,
+                 const struct iovec *iov, unsigned count, uint64_t length,
+                 uint64_t *done)
+{
+    struct placer_answer answer;
+    bool moved = false;
+
+    *done = 0;
+    while (placer->asked && !placer->broken) {
+        uint32_t before = placer->asked;
+
+        placer_answer(placer, &answer, placer->primed ? MSG_DONTWAIT : 0);
+        if (placer->asked == before)
+            break;
+    }
+    if (placer->broken || !placer->primed ||
+        !placer_fill(placer, from, iov, count))
+        return EIO;
+    placer_command(placer, PLACER_MOVE, placer->next, hva, length);
+    placer->next = (placer->next + 1) % placer->slots;
+    placer->primed--;
+    placer->uses -= placer->uses > 0;
+    placer_prime(placer, 1);
+    while (!placer->broken && !moved)
+        moved = placer_answer(placer, &answer, 0);
+    if (!moved)
+        return EIO;
+    *done = answer.done;
+    return (int)answer.error;
+}
