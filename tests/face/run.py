@@ -1,0 +1,464 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What operators see: remapctl, --help, the manual pages.
+
+tests/face/run.py [PART OF A NAME...]; prints TAP.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import pty
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path += [str(TOP / "tests"), str(TOP / "tests/vm")]
+
+# pylint: disable=wrong-import-position
+from harness import Skip, require, run, test
+from lab import wait_until
+from lab.basics import Process, stop_on_signals
+
+BUILD = pathlib.Path(os.environ.get("BUILD_DIR", TOP / "build"))
+REMAPD, REMAPCTL = BUILD / "remapd", BUILD / "remapctl"
+GUESTLESS = BUILD / "tests/guestless"
+DOCS = TOP / "docs"
+PAGES = [DOCS / name for name in ("remapctl.1", "remapd.8", "remapd.conf.5")]
+DONE, REFUSED, USAGE, NO_DAEMON = range(4)
+NOBODY = 65534
+ERROR = 40
+GATE_BYTES = 1 << 20
+WIDTH = 60
+
+
+def call(*command):
+    return subprocess.run([str(part) for part in command], text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True,
+                          check=False, timeout=60)
+
+
+def expect(code, *command):
+    """Runs a command that must end with `code`, and says why if not 0."""
+    done = call(*command)
+    require(done.returncode == code, f"{' '.join(map(str, command))} ended "
+            f"with {done.returncode}, not {code}: {done.stdout}{done.stderr}")
+    if code != DONE:
+        require(len(done.stderr.strip().splitlines()) >= 1,
+                f"{command}: ended with {code} and did not say why")
+    return done.stdout if code == DONE else done.stderr
+
+
+# ---- help and manual pages ----
+
+def help_options(program):
+    """Each option with its default, or None."""
+    found = {}
+    for line in expect(DONE, program, "--help").splitlines():
+        option = re.match(r"  --([a-z-]+)(?:=\S+)?  ?", line)
+        if option:
+            default = re.search(r" \[(\S+|\[::\]:\d+)\]$", line)
+            found[option[1]] = default[1] if default else None
+    return found
+
+
+def manual_items(page, macro):
+    """Each item of a list, with the text that follows it; lists within an
+    item belong to it."""
+    found, name, depth = {}, None, 0
+    for line in (DOCS / page).read_text().splitlines():
+        if line.startswith(".Bl"):
+            depth += 1
+        elif line.startswith(".El"):
+            depth -= 1
+        item = re.match(rf"\.It {macro}([a-z-]+)", line)
+        if item and depth == 1:
+            name = item[1]
+            found[name] = ""
+        elif name:
+            found[name] += line + "\n"
+    return found
+
+
+def same(what, ours, theirs):
+    require(ours == theirs, f"{what}: only --help has "
+            f"{sorted(ours - theirs)}, only the manual {sorted(theirs - ours)}")
+
+
+def check_defaults(options, texts):
+    for name, default in options.items():
+        if default:
+            require(default in texts[name], f"--{name}: the manual does not "
+                    f"give the default {default}")
+
+
+@test
+def help_of_remapd_agrees_with_its_manual():
+    options = help_options(REMAPD)
+    texts = {**manual_items("remapd.8", "Fl -"),
+             **manual_items("remapd.conf.5", "Cm ")}
+    require(len(options) > 10, f"--help has only {sorted(options)}")
+    same("remapd", set(options), set(texts))
+    check_defaults(options, texts)
+
+
+@test
+def help_of_remapctl_agrees_with_its_manual():
+    options = help_options(REMAPCTL)
+    texts = manual_items("remapctl.1", "Fl -")
+    same("options of remapctl", set(options), set(texts))
+    check_defaults(options, texts)
+    commands = re.findall(r"^  ([a-z]+) ", expect(DONE, REMAPCTL, "--help"),
+                          re.MULTILINE)
+    require(len(commands) >= 5, f"--help has only {commands}")
+    same("commands of remapctl", set(commands),
+         set(manual_items("remapctl.1", "Cm ")))
+
+
+@test
+def every_option_of_the_manual_can_stand_in_the_file():
+    options = help_options(REMAPD)
+    names = manual_items("remapd.conf.5", "Cm ")
+    with tempfile.TemporaryDirectory() as directory:
+        file = pathlib.Path(directory, "remapd.conf")
+        file.write_text("# a comment\n\n; another\n" + "".join(
+            f"{name} = {options[name] or ''}\n" for name in names))
+        expect(DONE, REMAPD, f"--config={file}", "--probe")
+        file.write_text("listen = [::]:1\nlistening = [::]:1\n")
+        error = expect(1, REMAPD, f"--config={file}", "--probe")
+        require("line 2" in error and "listening" in error, error)
+
+
+@test
+def the_manual_names_every_allowed_value():
+    texts = manual_items("remapd.conf.5", "Cm ")
+    checked = 0
+    for name, text in texts.items():
+        if "DIR" in text or name in ("handoff", "control", "group", "listen",
+                                     "advertise", "report-dir"):
+            continue
+        error = expect(1, REMAPD, "--config=/dev/null", f"--{name}=nonsense",
+                       "--probe")
+        allowed = re.search(r"one of: (.*)|from (\d+ to \d+)", error)
+        require(allowed, f"--{name}=nonsense: {error}")
+        for value in re.findall(r"[a-z]+|\d+", allowed[1] or allowed[2]):
+            require(value == "to" or re.search(rf"\b{value}\b", text),
+                    f"{name}: the manual does not name {value}")
+        checked += 1
+    require(checked >= 6, f"only {checked} options were checked")
+
+
+@test
+def manual_pages_are_well_formed():
+    linters = [command for command in
+               (["mandoc", "-Tlint", "-Wwarning"],
+                ["groff", "-ww", "-mdoc", "-Tascii", "-z"])
+               if shutil.which(command[0])]
+    if not linters:
+        raise Skip("neither mandoc nor groff is installed")
+    for command in linters:
+        for page in PAGES:
+            done = call(*command, page)
+            require(not done.returncode and not done.stderr and
+                    not done.stdout, done.stdout + done.stderr)
+
+
+# ---- a daemon ----
+
+class Daemon:
+    def __init__(self, directory, name, *options):
+        self.directory = directory / name
+        self.directory.mkdir()
+        self.handoff = self.directory / "handoff"
+        self.control = self.directory / "control"
+        self.process = Process(
+            [REMAPD, "--config=/dev/null", f"--handoff={self.handoff}",
+             f"--control={self.control}", f"--report-dir={self.directory}",
+             *options], self.directory / "log")
+        wait_until(lambda: self.process.check_alive() or
+                   "ready" in self.process.output(), "remapd is ready")
+
+    def ctl(self, *arguments, code=DONE):
+        return expect(code, REMAPCTL, f"--socket={self.control}", *arguments)
+
+    def sessions(self):
+        return json.loads(self.ctl("--json", "list"))["sessions"]
+
+    def qemu(self, name):
+        """A session of a destination: as far as HELLO brings it."""
+        qemu = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        qemu.settimeout(30)
+        qemu.connect(str(self.handoff))
+        qemu.send(struct.pack(">IHHIIQ64s64s", 0x524d5048, 1, 1, 2, os.getpid(),
+                              1 << 30, name.encode(), b"127.0.0.1"))
+        wait_until(lambda: any(s["name"] for s in self.sessions()),
+                   "the session is there")
+        return qemu
+
+
+@contextlib.contextmanager
+def scene():
+    with contextlib.ExitStack() as stack:
+        directory = pathlib.Path(tempfile.mkdtemp(prefix="remapd-"))
+        stack.callback(shutil.rmtree, directory)
+        directory.chmod(0o755)
+
+        def daemon(name, *options):
+            made = Daemon(directory, name, *options)
+            stack.callback(made.process.close)
+            return made
+        yield stack, daemon
+
+
+@test
+def status_and_list():
+    with scene() as (stack, daemon):
+        one = daemon("one", "--listen=127.0.0.1:0")
+        require("sessions   0" in one.ctl("status"), "no sessions at first")
+        require(len(one.ctl("list").splitlines()) == 1, "only a heading")
+        stack.enter_context(one.qemu("evil\033[2J\nguest"))
+        session = one.sessions()[0]
+        lines = one.ctl("list").splitlines()
+        require(len(lines) == 2 and "\033" not in lines[1], repr(lines))
+        for text in (session["session"][:8], "evil?[2J?guest", "destination",
+                     "waiting"):
+            require(text in lines[1], f"{text} is not in {lines[1]}")
+        status = json.loads(one.ctl("--json", "status"))
+        require(status["sessions"] == 1 and
+                status["pid"] == one.process.pid, str(status))
+
+
+@test
+def cancel_ends_a_session_and_tells_its_qemu():
+    with scene() as (stack, daemon):
+        one = daemon("one", "--listen=127.0.0.1:0")
+        qemu = stack.enter_context(one.qemu("guest"))
+        one.ctl("cancel", "ffffffffffffffffffffffffffffffff", code=REFUSED)
+        one.ctl("cancel", "not an id", code=USAGE)
+        require(len(one.sessions()) == 1, "the session is still there")
+        one.ctl("cancel", one.sessions()[0]["session"][:6])
+        require(not one.sessions(), "the session has ended")
+        kinds = {}
+        while packet := qemu.recv(4096):
+            kinds[struct.unpack(">IHH", packet[:8])[2]] = packet[8:]
+        require(b"cancelled by the operator" in kinds.get(ERROR, b""),
+                str(kinds))
+
+
+@test
+def wrong_usage():
+    for arguments in ([], ["frobnicate"], ["--frobnicate", "list"], ["cancel"],
+                      ["list", "more"], ["--interval=0", "watch"],
+                      ["--interval=soon", "watch"]):
+        expect(USAGE, REMAPCTL, *arguments)
+
+
+@test
+def no_daemon():
+    with scene() as (stack, daemon):
+        one = daemon("one", "--listen=127.0.0.1:0")
+        one.process.child.kill()
+        one.process.child.wait()
+        for command in ("status", "list", "watch"):
+            error = one.ctl(command, code=NO_DAEMON)
+            require("Start it" in error, error)
+        mute = stack.enter_context(socket.socket(socket.AF_UNIX))
+        mute.bind(str(one.directory / "mute"))
+        mute.listen()
+        error = expect(NO_DAEMON, REMAPCTL,
+                       f"--socket={one.directory / 'mute'}", "list")
+        require("no answer" in error, error)
+
+
+@test
+def a_user_without_rights_is_told_what_to_do():
+    if os.geteuid():
+        raise Skip("only root can become another user")
+    with scene() as (_, daemon):
+        one = daemon("one", "--listen=127.0.0.1:0")
+        done = subprocess.run(
+            [REMAPCTL, f"--socket={one.control}", "list"], text=True,
+            capture_output=True, check=False, timeout=60, user=NOBODY,
+            group=NOBODY, extra_groups=[])
+        require(done.returncode == NO_DAEMON and "group" in done.stderr,
+                f"{done.returncode}: {done.stdout}{done.stderr}")
+
+
+@test
+def reports_that_are_none():
+    with tempfile.NamedTemporaryFile("w") as file:
+        expect(REFUSED, REMAPCTL, "report", file.name)
+        file.write('{"other": 1}')
+        file.flush()
+        expect(REFUSED, REMAPCTL, "report", file.name)
+    expect(REFUSED, REMAPCTL, "report", file.name)
+
+
+# ---- a migration ----
+
+class Gate:
+    """Relays 127.0.0.2 to 127.0.0.1. A connection waits once it has carried
+    GATE_BYTES, until the gate opens: so a migration lasts as long as a test
+    looks at it."""
+
+    def __init__(self):
+        self.opened = threading.Event()
+        self.listener = socket.create_server(("127.0.0.2", 0))
+        self.port = self.listener.getsockname()[1]
+
+    def start(self):
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.port))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self.relay, args=pair,
+                                     daemon=True).start()
+
+    def relay(self, near, far):
+        carried = 0
+        with contextlib.suppress(OSError):
+            while data := near.recv(1 << 16):
+                carried += len(data)
+                if carried > GATE_BYTES:
+                    self.opened.wait()
+                far.sendall(data)
+            far.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        self.opened.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+@contextlib.contextmanager
+def migration():
+    """Two daemons, and 64 MiB on their way between them until the gate
+    opens."""
+    with scene() as (stack, daemon):
+        gate = Gate()
+        stack.callback(gate.close)
+        source = daemon("source", "--listen=127.0.0.1:0")
+        destination = daemon("destination", f"--listen=127.0.0.1:{gate.port}",
+                             "--advertise=127.0.0.2")
+        gate.start()
+
+        def begin():
+            guest = Process([GUESTLESS, "--source", source.handoff,
+                             "--destination", destination.handoff, "--mib",
+                             "64"], destination.directory / "guestless")
+            stack.callback(guest.close)
+            return guest
+        yield source, destination, gate, begin
+
+
+def state(daemon):
+    sessions = daemon.sessions()
+    return sessions[0]["state"] if sessions else None
+
+
+def finish(gate, guest):
+    gate.opened.set()
+    guest.child.wait(60)
+    require(guest.child.returncode == 0, guest.output())
+
+
+@test
+def a_guest_that_has_left_is_not_cancelled():
+    with migration() as (source, destination, gate, begin):
+        guest = begin()
+        for side in (source, destination):
+            wait_until(lambda side=side: state(side) == "active", "active")
+            error = side.ctl("cancel", side.sessions()[0]["session"],
+                             code=REFUSED)
+            require("lose" in error, error)
+        finish(gate, guest)
+
+
+@test
+def watch_and_report():
+    with migration() as (source, destination, gate, begin):
+        watchers = [Process([REMAPCTL, f"--socket={side.control}", "--wait",
+                             "--interval=0.1", *options, "watch"],
+                            side.directory / f"watch{len(options)}")
+                    for side in (source, destination)
+                    for options in ([], ["--json"])]
+        guest = begin()
+        for watcher in watchers:
+            wait_until(lambda watcher=watcher: "active" in watcher.output() and
+                       "64" in watcher.output(), "watch shows the migration")
+        finish(gate, guest)
+        for watcher in watchers:
+            watcher.child.wait(30)
+            require(watcher.child.returncode == DONE, watcher.output())
+        line = watchers[2].output().splitlines()[-1]
+        require(re.search(r"of 64 MiB, \d+ MiB/s.* faults.*p50.*p99.*; ended",
+                          line), line)
+        for document in watchers[3].output().splitlines():
+            require(json.loads(document)["sessions"], document)
+        for side, role in ((source, "source"), (destination, "destination")):
+            files = wait_until(
+                lambda side=side: list(side.directory.glob("*.json")),
+                "the report is written")
+            text = expect(DONE, REMAPCTL, "report", files[0])
+            for part in (role, "complete", "16384 (64.0 MiB)", "guestless",
+                         "0  not placed"):
+                require(part in text, f"{part} is not in {text}")
+            require(json.loads(expect(DONE, REMAPCTL, "--json", "report",
+                                      files[0])) ==
+                    json.loads(files[0].read_text()), "--json is the file")
+
+
+@test
+def watch_renews_its_lines_on_a_terminal():
+    with scene() as (stack, daemon):
+        one = daemon("one", "--listen=127.0.0.1:0")
+        guests = [one.qemu("a" * 63), one.qemu("b")]
+        main, terminal = pty.openpty()
+        stack.callback(os.close, main)
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ,
+                    struct.pack("4H", 24, WIDTH, 0, 0))
+        with subprocess.Popen([REMAPCTL, f"--socket={one.control}",
+                               "--interval=0.1", "watch"],
+                              stdin=subprocess.DEVNULL, stdout=terminal,
+                              stderr=terminal) as watcher:
+            stack.callback(watcher.kill)
+            os.close(terminal)
+            text = ""
+            while text.count("\033[2A") < 3:
+                text += os.read(main, 4096).decode()
+            for guest in guests:
+                guest.close()
+            with contextlib.suppress(OSError): # how a terminal ends
+                while data := os.read(main, 4096):
+                    text += data.decode()
+            require(watcher.wait(30) == DONE, text)
+        drawn = text.split("\033[2A")[0].splitlines()
+        require(len(drawn) == 2 and all(len(line) <= WIDTH for line in drawn),
+                repr(drawn))
+        require(text.count("ended") == 2, repr(text[-400:]))
+
+
+@test
+def watch_with_nothing_to_watch():
+    with scene() as (_, daemon):
+        one = daemon("one", "--listen=127.0.0.1:0")
+        require("no migration" in one.ctl("watch"), "says so")
+        one.ctl("watch", "abc", code=REFUSED)
+
+
+if __name__ == "__main__":
+    stop_on_signals()
+    sys.exit(run(sys.argv[1:]))
