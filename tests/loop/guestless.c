@@ -32,10 +32,12 @@
 #include <unistd.h>
 
 #include "../../proto/handoff.h"
+#include "placer.h"
 
 #define PAGE       4096ul
 #define HUGE       (2ul << 20)
 #define MAX_BLOCKS 16
+#define MAX_PLACERS 16
 #define TIMEOUT_S  120
 
 static struct {
@@ -55,6 +57,7 @@ struct memory {
 };
 
 static struct memory memories[MAX_BLOCKS];
+static int destination_uffd = -1;
 static unsigned long total_pages;
 
 static void fail(const char *what)
@@ -171,12 +174,20 @@ static void memory_make(struct memory *memory, unsigned index,
                                 (hugetlb ? MAP_HUGETLB : 0),
                             -1, 0);
         if (!hugetlb)
-            madvise(memory->base, memory->bytes,
-                    strcmp(options.kind, "thp") ? MADV_NOHUGEPAGE
-                                                : MADV_HUGEPAGE);
+            madvise(memory->base, memory->bytes, MADV_NOHUGEPAGE);
     }
     if (memory->base == MAP_FAILED)
         fail("guest memory (hugetlb: are there enough huge pages?)");
+}
+
+/* At the destination only once its holes are registered: before, a huge page
+ * would fill them with zeros. */
+static void huge_pages_on(void)
+{
+    if (strcmp(options.kind, "thp"))
+        return;
+    for (unsigned i = 0; i < options.blocks; i++)
+        madvise(memories[i].base, memories[i].bytes, MADV_HUGEPAGE);
 }
 
 static void memory_make_all(void)
@@ -254,8 +265,9 @@ static void handoff_await(int socket, enum handoff_type wanted, void *body,
         memcpy(body, packet + sizeof(header), size);
 }
 
-static void handoff_hello(int socket, enum handoff_role role)
+static struct handoff_welcome handoff_hello(int socket, enum handoff_role role)
 {
+    struct handoff_welcome welcome;
     struct handoff_hello hello = {
         .role = htonl(role),
         .pid = htonl((uint32_t)getpid()),
@@ -265,7 +277,8 @@ static void handoff_hello(int socket, enum handoff_role role)
     snprintf(hello.name, sizeof(hello.name), "%s", options.name);
     snprintf(hello.address, sizeof(hello.address), "%s", options.address);
     handoff_put(socket, HANDOFF_HELLO, &hello, sizeof(hello), -1);
-    handoff_await(socket, HANDOFF_WELCOME, NULL, 0);
+    handoff_await(socket, HANDOFF_WELCOME, &welcome, sizeof(welcome));
+    return welcome;
 }
 
 static void handoff_blocks(int socket)
@@ -331,6 +344,7 @@ static int run_source(int from_destination, int to_destination)
     struct handoff_ticket ticket;
     int socket = handoff_connect(options.source);
 
+    huge_pages_on();
     for (unsigned long page = 0; page < total_pages; page++) {
         if (!page_is_zero(page))
             page_write(page_at(page), page, 0);
@@ -412,6 +426,7 @@ static int make_uffd(uint64_t *features)
         if (ioctl(uffd, UFFDIO_REGISTER, &reg))
             fail("UFFDIO_REGISTER");
     }
+    huge_pages_on();
     return uffd;
 }
 
@@ -430,9 +445,40 @@ static unsigned long huge_kib(void)
     return kib;
 }
 
+/* Offer the placers that remapd asks for, if the kernel can move pages. */
+static unsigned start_placers(int socket, const struct handoff_welcome *welcome,
+                              struct loop_placer *placers)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    int probe = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    uint32_t slots = ntohl(welcome->slots);
+    unsigned count = ntohl(welcome->placers);
+
+    if (probe < 0 || ioctl(probe, UFFDIO_API, &api))
+        fail("userfaultfd");
+    close(probe);
+    if (!(api.features & 1ull << 16) || count > MAX_PLACERS)
+        return 0;
+    for (unsigned i = 0; i < count; i++) {
+        int fd = loop_placer_start(&placers[i], &destination_uffd, slots);
+        struct handoff_placer placer = {
+            .staging = htobe64((uintptr_t)placers[i].staging),
+            .slots = htonl(slots)};
+
+        if (fd < 0)
+            fail("placer");
+        handoff_put(socket, HANDOFF_PLACER, &placer, sizeof(placer), fd);
+        close(fd);
+    }
+    return count;
+}
+
 static int run_destination(int to_source, int from_source)
 {
-    int socket = handoff_connect(options.destination), uffd;
+    int socket = handoff_connect(options.destination);
+    struct loop_placer placers[MAX_PLACERS];
+    struct handoff_welcome welcome;
+    unsigned placer_count;
     struct handoff_attach attach = {htonl((uint32_t)options.blocks), 0};
     struct toucher touchers[64] = {0};
     unsigned long operations = 0, wrong = 0, left = 0, left_data = 0;
@@ -440,7 +486,8 @@ static int run_destination(int to_source, int from_source)
     uint64_t longest = 0, begin, end, features;
 
     generations = calloc(total_pages, sizeof(*generations));
-    handoff_hello(socket, HANDOFF_DESTINATION);
+    welcome = handoff_hello(socket, HANDOFF_DESTINATION);
+    placer_count = start_placers(socket, &welcome, placers);
     handoff_await(socket, HANDOFF_TICKET, &ticket, sizeof(ticket));
     if (write(to_source, &ticket, sizeof(ticket)) != sizeof(ticket))
         fail("pipe");
@@ -454,11 +501,12 @@ static int run_destination(int to_source, int from_source)
         left_data += !page_is_zero(page);
     }
     await_byte(from_source);
-    uffd = make_uffd(&features);
+    destination_uffd = make_uffd(&features);
     attach.uffd_features = htobe64(features);
     handoff_blocks(socket);
     begin = clock_ns();
-    handoff_put(socket, HANDOFF_ATTACH, &attach, sizeof(attach), uffd);
+    handoff_put(socket, HANDOFF_ATTACH, &attach, sizeof(attach),
+                destination_uffd);
     handoff_await(socket, HANDOFF_ATTACHED, NULL, 0);
     for (unsigned i = 0; i < options.threads; i++) {
         touchers[i].index = i;
@@ -481,10 +529,12 @@ static int run_destination(int to_source, int from_source)
         struct uffdio_range range = {(uintptr_t)memories[i].base,
                                      memories[i].bytes};
 
-        if (ioctl(uffd, UFFDIO_UNREGISTER, &range))
+        if (ioctl(destination_uffd, UFFDIO_UNREGISTER, &range))
             fail("UFFDIO_UNREGISTER");
     }
-    close(uffd);
+    close(destination_uffd);
+    for (unsigned i = 0; i < placer_count; i++)
+        loop_placer_join(&placers[i]);
     for (unsigned long page = 0; page < total_pages; page++) {
         if (!page_good(page_at(page), page, generations[page]))
             wrong++;
