@@ -10,7 +10,7 @@
 
 #define PLACER_MAX_RUNS      256 /* of 512 pages, every second one */
 #define PLACER_ANSWER_MS     10000
-#define PLACER_PRIME_AT_ONCE 64 /* slots in one command, before the first use */
+#define PLACER_PRIME_AT_ONCE 8 /* slots in one command, before the first use */
 
 struct placer {
     int fd;
@@ -89,9 +89,13 @@ struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots)
                               .staging = staging,
                               .slots = slots,
                               .uses = slots};
-    while (!placer->broken && placer->asked < slots)
-        placer_prime(placer, PLACER_PRIME_AT_ONCE);
     return placer;
+}
+
+void placer_begin(struct placer *placer)
+{
+    while (!placer->broken && placer->asked < placer->slots)
+        placer_prime(placer, PLACER_PRIME_AT_ONCE);
 }
 
 void placer_expect(struct placer *placer, uint64_t uses)

@@ -22,9 +22,13 @@ struct placer;
  * @staging: address of the first slot there
  * @slots: how many there are, 1 or more
  *
- * At once asks for every slot to be primed. Return: the placer.
+ * Return: the placer, nothing primed.
  */
 struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots);
+
+/** placer_begin() - ask for every slot to be primed, without waiting for it.
+ * Main thread, before the first use. */
+void placer_begin(struct placer *placer);
 
 /** placer_expect() - so many slots will be used in all, about: used ones are
  * primed again only as far as that. Main thread, before the first use. */

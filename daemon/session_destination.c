@@ -317,6 +317,8 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
     for (unsigned i = 0; i < channel_total(session); i++) {
         bool urgent = i < session->conf->urgent_channels;
 
+        if (destination->placers[i])
+            placer_begin(destination->placers[i]);
         receiver_add_channel(destination->receiver,
                              destination->channel_fds[i],
                              urgent ? CHANNEL_URGENT : CHANNEL_BULK,

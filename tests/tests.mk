@@ -12,7 +12,19 @@ SUITE ?=
 run_suite = BUILD_DIR=$(abspath $(BUILD)) REMAPD=$(abspath $(BUILD)/remapd) \
 	tests/lib/suite $(SUITE)
 
-.PHONY: check-loop
+UNIT_TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,\
+	$(wildcard tests/unit/test_*.c))
+
+.PHONY: check-unit check-loop
+
+# The daemon's objects but main.o, and cmocka.
+$(BUILD)/tests/unit/%: tests/unit/%.c tests/unit/unit.h $(DAEMON_OBJECTS)
+	@mkdir -p $(@D)
+	$(CC) -std=c17 -D_GNU_SOURCE -I$(BUILD) -Wall -Wextra -Werror -pthread \
+	    $(CFLAGS) $(SANITIZE) -o $@ $< $(DAEMON_OBJECTS) -lcmocka $(LIBS)
+
+check-unit: $(UNIT_TESTS)
+	$(run_suite)unit tests/unit/run $^
 
 # They stand in for QEMUs: no part of what a sanitizer looks at.
 $(BUILD)/tests/%: tests/loop/%.c proto/handoff.h
