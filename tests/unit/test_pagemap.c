@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "unit.h"
+
+#include <pthread.h>
+
+#include "../../daemon/pagemap.h"
+
+#define PAGES 4096u
+
+static struct pagemap map;
+static struct stats stats;
+
+static int set_up(void **state)
+{
+    (void)state;
+    memset(&stats, 0, sizeof(stats));
+    pagemap_init(&map, PAGES, &stats);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    pagemap_fini(&map);
+    return 0;
+}
+
+static void a_page_is_placed_once(void **state)
+{
+    uint64_t mask[PAGESET_MASK_WORDS];
+
+    (void)state;
+    pagemap_expect(&map, 100, 50);
+    assert_int_equal(pagemap_left(&map), 50);
+    assert_true(pagemap_missing(&map, 100));
+    assert_false(pagemap_missing(&map, 99));
+    mask_fill(mask, 100);
+    pagemap_want(&map, 80, 100, mask, false);
+    assert_int_equal(mask_count(mask), 50);
+    assert_int_equal(pagemap_placed(&map, 80, 100, mask), 50);
+    assert_int_equal(pagemap_left(&map), 0);
+    assert_int_equal(pagemap_placed(&map, 80, 100, mask), 0);
+    mask_fill(mask, 100);
+    pagemap_want(&map, 80, 100, mask, false);
+    assert_int_equal(mask_count(mask), 0);
+}
+
+/* What is received in place has one receiver; the page stays missing till it
+ * is placed. */
+static void a_claimed_page_is_wanted_by_one(void **state)
+{
+    uint64_t mine[PAGESET_MASK_WORDS], theirs[PAGESET_MASK_WORDS];
+
+    (void)state;
+    pagemap_expect(&map, 0, 64);
+    mask_fill(mine, 32);
+    pagemap_want(&map, 0, 32, mine, true);
+    assert_int_equal(mask_count(mine), 32);
+    mask_fill(theirs, 64);
+    pagemap_want(&map, 0, 64, theirs, true);
+    assert_int_equal(mask_count(theirs), 32);
+    assert_int_equal(theirs[0], 0xffffffff00000000u);
+    assert_int_equal(pagemap_left(&map), 64);
+    assert_true(pagemap_missing(&map, 5));
+}
+
+static void a_fault_is_asked_for_once_and_measured(void **state)
+{
+    uint64_t mask[PAGESET_MASK_WORDS] = {1};
+
+    (void)state;
+    pagemap_expect(&map, 7, 1);
+    assert_int_equal(pagemap_request(&map, 7, 7, 1, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 7, 7, 1, now_ns()), 0);
+    assert_int_equal(stats.latency.count, 0);
+    assert_int_equal(pagemap_placed(&map, 7, 1, mask), 1);
+    assert_int_equal(stats.latency.count, 2);
+    assert_int_equal(map.fault_count, 0);
+    /* Placed between the look at the map and the request: no more to ask. */
+    assert_int_equal(pagemap_request(&map, 7, 7, 1, now_ns()), 0);
+    assert_int_equal(map.fault_count, 0);
+}
+
+/* A whole granule is asked for if all of it is missing and unasked for. */
+static void a_granule_is_asked_for_whole_or_not(void **state)
+{
+    uint64_t mask[PAGESET_MASK_WORDS] = {1};
+
+    (void)state;
+    pagemap_expect(&map, 0, 2048);
+    assert_int_equal(pagemap_request(&map, 5, 0, 512, now_ns()), 512);
+    assert_int_equal(pagemap_request(&map, 6, 0, 512, now_ns()), 0);
+    assert_int_equal(pagemap_request(&map, 600, 600, 1, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 601, 512, 512, now_ns()), 1);
+    pagemap_placed(&map, 1024, 1, mask);
+    assert_int_equal(pagemap_request(&map, 1030, 1024, 512, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 1536, 1536, 512, now_ns()), 512);
+}
+
+static void more_faults_than_are_timed(void **state)
+{
+    uint64_t mask[PAGESET_MASK_WORDS];
+    struct pagemap large;
+
+    (void)state;
+    pagemap_init(&large, 2 * PAGEMAP_TIMED_FAULTS, &stats);
+    pagemap_expect(&large, 0, 2 * PAGEMAP_TIMED_FAULTS);
+    for (uint64_t page = 0; page < 2 * PAGEMAP_TIMED_FAULTS; page++)
+        assert_int_equal(pagemap_request(&large, page, page, 1, 1), 1);
+    for (uint64_t page = 0; page < 2 * PAGEMAP_TIMED_FAULTS; page += 512) {
+        mask_fill(mask, 512);
+        assert_int_equal(pagemap_placed(&large, page, 512, mask), 512);
+    }
+    assert_int_equal(stats.latency.count, PAGEMAP_TIMED_FAULTS);
+    assert_int_equal(pagemap_left(&large), 0);
+    pagemap_fini(&large);
+}
+
+static void *request_all(void *opaque)
+{
+    _Atomic unsigned *asked = opaque;
+
+    for (uint64_t page = 0; page < PAGES; page++)
+        *asked += pagemap_request(&map, page, page, 1, now_ns());
+    return NULL;
+}
+
+static void *place_all(void *opaque)
+{
+    uint64_t mask[PAGESET_MASK_WORDS];
+
+    (void)opaque;
+    for (uint64_t page = 0; page < PAGES; page += 16) {
+        mask_fill(mask, 16);
+        pagemap_want(&map, page, 16, mask, true);
+        pagemap_placed(&map, page, 16, mask);
+    }
+    return NULL;
+}
+
+/* Requests race with placing: nothing is lost, nothing stays in the table. */
+static void requests_race_with_placing(void **state)
+{
+    (void)state;
+    for (unsigned round = 0; round < 20; round++) {
+        _Atomic unsigned asked = 0;
+        pthread_t threads[4];
+
+        pagemap_fini(&map);
+        set_up(NULL);
+        pagemap_expect(&map, 0, PAGES);
+        for (unsigned i = 0; i < 4; i++)
+            assert_int_equal(pthread_create(&threads[i], NULL,
+                                            i % 2 ? place_all : request_all,
+                                            &asked),
+                             0);
+        for (unsigned i = 0; i < 4; i++)
+            pthread_join(threads[i], NULL);
+        assert_true(asked <= PAGES);
+        assert_int_equal(pagemap_left(&map), 0);
+        assert_int_equal(map.fault_count, 0);
+        assert_true(stats.latency.count >= asked);
+    }
+}
+
+/* The promise: at most one byte a granule of 4 KiB. */
+static void is_small(void **state)
+{
+    (void)state;
+    assert_true(pagemap_bytes(&map) <= PAGES);
+}
+
+#define pagemap_test(name)                                                    \
+    cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        pagemap_test(a_page_is_placed_once),
+        pagemap_test(a_claimed_page_is_wanted_by_one),
+        pagemap_test(a_fault_is_asked_for_once_and_measured),
+        pagemap_test(a_granule_is_asked_for_whole_or_not),
+        pagemap_test(more_faults_than_are_timed),
+        pagemap_test(requests_race_with_placing),
+        pagemap_test(is_small),
+    };
+
+    return cmocka_run_group_tests_name("pagemap", tests, NULL, NULL);
+}
