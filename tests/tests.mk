@@ -15,7 +15,10 @@ run_suite = BUILD_DIR=$(abspath $(BUILD)) REMAPD=$(abspath $(BUILD)/remapd) \
 UNIT_TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,\
 	$(wildcard tests/unit/test_*.c))
 
-.PHONY: check-unit check-loop
+PLATFORM_TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,\
+	$(wildcard tests/platform/*.c))
+
+.PHONY: check-unit check-platform check-loop
 
 # The daemon's objects but main.o, and cmocka.
 $(BUILD)/tests/unit/%: tests/unit/%.c tests/unit/unit.h $(DAEMON_OBJECTS)
@@ -25,6 +28,13 @@ $(BUILD)/tests/unit/%: tests/unit/%.c tests/unit/unit.h $(DAEMON_OBJECTS)
 
 check-unit: $(UNIT_TESTS)
 	$(run_suite)unit tests/unit/run $^
+
+$(BUILD)/tests/platform/%: tests/platform/%.c tests/platform/platform.h
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $<
+
+check-platform: $(PLATFORM_TESTS)
+	$(run_suite)platform tests/platform/run.py $^
 
 # They stand in for QEMUs: no part of what a sanitizer looks at.
 $(BUILD)/tests/%: tests/loop/%.c proto/handoff.h
