@@ -6,9 +6,12 @@ import time
 from .basics import Failed, wait_until
 from .qmp import QmpError
 
-# Bytes a second in pre-copy, well below what the guests dirty, so that much is
-# left at each round's end. Post-copy has no limit.
+# Bytes a second before the switchover; post-copy has no limit. With a round of
+# pre-copy well below what the guests dirty, so that much is left at its end;
+# without one so little that next to nothing goes before QEMU hears that it is
+# to switch.
 PRECOPY_BANDWIDTH = 256 << 20
+IMMEDIATE_BANDWIDTH = 1 << 20
 CAPABILITIES = ("events", "postcopy-ram")
 ENDED = ("failed", "cancelled", "postcopy-paused", "postcopy-recover")
 
@@ -18,14 +21,12 @@ class Move:
     `stopped` keeps the guest from running there."""
 
     def __init__(self, vm, precopy=False, pager="on", stopped=False,
-                 capabilities=(), precopy_bandwidth=PRECOPY_BANDWIDTH,
-                 progress=lambda move: None):
+                 capabilities=(), progress=lambda move: None):
         self.vm = vm
         self.precopy = precopy
         self.pager = pager
         self.stopped = stopped
         self.capabilities = [*CAPABILITIES, *capabilities]
-        self.precopy_bandwidth = precopy_bandwidth
         self.progress = progress
         self.source = vm.machine
         self.destination = None
@@ -47,7 +48,8 @@ class Move:
         # stop for what this bandwidth carries in a millisecond. (With 0 it
         # stops without having counted.)
         self.source.qmp("migrate-set-parameters", downtime_limit=1,
-                        max_bandwidth=self.precopy_bandwidth,
+                        max_bandwidth=PRECOPY_BANDWIDTH if self.precopy
+                        else IMMEDIATE_BANDWIDTH,
                         avail_switchover_bandwidth=10**6)
         self.destination.qmp("migrate-incoming", uri=self.uri)
 

@@ -161,10 +161,10 @@ def moves_sixteen_at_once():
 def idle_daemons_have_no_migration_and_end():
     with Lab() as lab:
         for host in lab.hosts:
-            sessions = json.loads(run_command(
+            listed = json.loads(run_command(
                 str(BUILD / "remapctl"), "--socket", str(host.remapd.control),
                 "--json", "list"))
-            require(not sessions, f"host {host.letter} lists {sessions}")
+            require(listed == {"sessions": []}, f"remapctl lists {listed}")
             host.remapd.close()
             code = host.remapd.process.child.returncode
             require(code == 0, f"remapd ended with {code}")
@@ -195,11 +195,11 @@ def cancelled_before_the_switchover_runs_on(precopy):
     with Lab() as lab:
         vm = lab.vm("small", **SMALL)
         vm.start(pager="required")
-        move = Move(vm, pager="required", precopy_bandwidth=8 << 20)
+        move = Move(vm, pager="required")
         move.prepare()
         move.begin()
         wait_until(lambda: move.information().get("ram", {})
-                   .get("transferred", 0) > 1 << 20, "pre-copy has begun")
+                   .get("transferred", 0) > 1 << 18, "pre-copy has begun")
         move.cancel()
         require(vm.machine.status() == "running", vm.machine.status())
         vm.wait_runs()
