@@ -48,7 +48,7 @@ def require_whole(vm, move):
         require(report["pages"]["left"] == 0, f"{role}: {report['pages']}")
     if not move.precopy:
         total = move.report("destination")["pages"]["total"]
-        require(total * 4096 >= vm.config.memory,
+        require(total * 4096 >= vm.config.memory * 0.95,
                 f"only {total} pages were left to post-copy")
     require_guest_whole(vm)
 
