@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One QEMU on one host."""
 
+import functools
 import os
 import pathlib
 import re
@@ -16,8 +17,9 @@ ACCELERATORS = {"tcg": ["-accel", "tcg,thread=multi"],
 FIRMWARE = ["/usr/share/seabios", "/usr/share/qemu"]
 
 
+@functools.cache
 def find_qemu():
-    """$QEMU, or what the project has built."""
+    """$QEMU, or what the project has built; one for the whole run."""
     path = os.environ.get("QEMU") or run("make", "-s", "-C", str(TOP),
                                          "qemu-bin").strip()
     if not os.access(path, os.X_OK):
