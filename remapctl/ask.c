@@ -81,11 +81,9 @@ static char *read_all(int fd, const char *path)
                 abort();
         }
         got = recv(fd, text + bytes, room - bytes - 1, 0);
-        if (got < 0 && errno == EINTR)
-            continue;
         if (got > 0)
             bytes += (size_t)got;
-    } while (got > 0 && bytes < ASK_MAX_BYTES);
+    } while ((got > 0 && bytes < ASK_MAX_BYTES) || (got < 0 && errno == EINTR));
     text[bytes] = 0;
     if (!got && bytes)
         return text;
@@ -122,7 +120,8 @@ enum exit_code ask(const char *socket_path, const char *request,
     free(text);
     if (!json_object_is_type(*answer, json_type_object)) {
         complain("%s: the answer is not JSON: is that remapd's control "
-                 "socket?", socket_path);
+                 "socket?",
+                 socket_path);
         json_object_put(*answer);
         return EXIT_NO_DAEMON;
     }

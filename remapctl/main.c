@@ -13,8 +13,8 @@
 
 #define DEFAULT_SOCKET "/run/remapd/control.sock"
 
-static struct watch_options options = {.socket_path = DEFAULT_SOCKET,
-                                       .id = "", .interval = 0.5};
+static struct watch_options options = {
+    .socket_path = DEFAULT_SOCKET, .id = "", .interval = 0.5};
 
 static enum exit_code command_ask(const char *request,
                                   void (*show)(const struct json_object *))
@@ -197,8 +197,7 @@ int main(int argc, char **argv)
             continue;
         if (argc - 1 < command->min_arguments ||
             argc - 1 > command->max_arguments) {
-            complain("usage: remapctl %s %s", command->name,
-                     command->argument);
+            complain("usage: remapctl %s %s", command->name, command->argument);
             return EXIT_USAGE;
         }
         return (int)command->run(argv[1]);

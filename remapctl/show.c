@@ -87,8 +87,7 @@ void show_status(const struct json_object *status)
 #define LIST_COLUMNS 8
 #define LIST_CELL    64
 
-static void list_row(const struct json_object *session,
-                     char (*row)[LIST_CELL])
+static void list_row(const struct json_object *session, char (*row)[LIST_CELL])
 {
     static const char *const texts[] = {"session", "name", "role", "state",
                                         "engine"};
@@ -159,13 +158,39 @@ static void show_seconds(double seconds, char *to, size_t size)
                  whole % 60);
 }
 
-void show_progress(const struct json_object *session, double pages_per_second,
-                   char *line)
+/* Behind the state: how far it is. */
+static size_t progress_figures(const struct json_object *session,
+                               double pages_per_second, char *line, size_t size)
 {
     double total = pages_mib(session, "pages.total");
     double left = pages_mib(session, "pages.left");
     double speed = pages_per_second * SHOW_PAGE_BYTES / MIB;
-    char id[ID_SHOWN + 1], name[24], p50[24], p99[24], time_left[24];
+    char p50[24], p99[24], time_left[24];
+    size_t used;
+
+    used =
+        (size_t)snprintf(line, size, ": %.0f of %.0f MiB", total - left, total);
+    if (!strcmp(show_text(session, "state"), "active") && speed > 0) {
+        show_seconds(left / speed, time_left, sizeof(time_left));
+        used += (size_t)snprintf(line + used, size - used,
+                                 ", %.0f MiB/s, %s left", speed, time_left);
+    }
+    used += (size_t)snprintf(line + used, size - used, ", %lld faults",
+                             (long long)show_number(session, "faults"));
+    if (show_number(session, "fault_latency_us.count"))
+        used += (size_t)snprintf(
+            line + used, size - used, ", p50 %s, p99 %s",
+            microseconds(show_number(session, "fault_latency_us.p50"), p50,
+                         sizeof(p50)),
+            microseconds(show_number(session, "fault_latency_us.p99"), p99,
+                         sizeof(p99)));
+    return used;
+}
+
+void show_progress(const struct json_object *session, double pages_per_second,
+                   char *line)
+{
+    char id[ID_SHOWN + 1], name[24], error[256];
     size_t used;
 
     used = (size_t)snprintf(
@@ -173,25 +198,12 @@ void show_progress(const struct json_object *session, double pages_per_second,
         cell(show_text(session, "session"), id, sizeof(id)),
         cell(show_text(session, "name"), name, sizeof(name)),
         show_text(session, "role"), show_text(session, "state"));
-    if (total <= 0)
-        return;
-    used += (size_t)snprintf(line + used, SHOW_LINE_BYTES - used,
-                             ": %.0f of %.0f MiB, %.0f MiB/s", total - left,
-                             total, speed);
-    if (left > 0 && speed > 0) {
-        show_seconds(left / speed, time_left, sizeof(time_left));
-        used += (size_t)snprintf(line + used, SHOW_LINE_BYTES - used,
-                                 ", %s left", time_left);
-    }
-    used += (size_t)snprintf(line + used, SHOW_LINE_BYTES - used,
-                             ", %lld faults",
-                             (long long)show_number(session, "faults"));
-    if (show_number(session, "fault_latency_us.count"))
-        snprintf(line + used, SHOW_LINE_BYTES - used, ", p50 %s, p99 %s",
-                 microseconds(show_number(session, "fault_latency_us.p50"),
-                              p50, sizeof(p50)),
-                 microseconds(show_number(session, "fault_latency_us.p99"),
-                              p99, sizeof(p99)));
+    if (show_number(session, "pages.total"))
+        used += progress_figures(session, pages_per_second, line + used,
+                                 SHOW_LINE_BYTES - used);
+    if (*show_text(session, "error"))
+        snprintf(line + used, SHOW_LINE_BYTES - used, ": %s",
+                 cell(show_text(session, "error"), error, sizeof(error)));
 }
 
 static void report_pages(const struct json_object *session)
@@ -224,8 +236,8 @@ void show_report(const struct json_object *session)
 {
     char text[256], p50[24], p99[24], max[24];
     double seconds = json_object_get_double(member(session, "seconds"));
-    double done = pages_mib(session, "pages.total") -
-                  pages_mib(session, "pages.left");
+    double done =
+        pages_mib(session, "pages.total") - pages_mib(session, "pages.left");
 
     printf("session        %s\n",
            cell(show_text(session, "session"), text, sizeof(text)));

@@ -22,14 +22,14 @@ struct watched {
     struct json_object *latest;
     int64_t left;
     double seen, pages_per_second;
-    bool present; /* in the answer being looked at */
+    bool present;               /* in the answer being looked at */
     char line[SHOW_LINE_BYTES]; /* printed last */
 };
 
 struct watch {
     const struct watch_options *options;
     struct watched *all;
-    unsigned drawn; /* lines on the terminal that will be drawn over */
+    unsigned drawn;        /* lines on the terminal that will be drawn over */
     bool terminal, paused; /* paused: one ended so */
 };
 
@@ -125,8 +125,7 @@ static void drop_ended(struct watch *watch)
             link = &watched->next;
             continue;
         }
-        watch->paused |=
-            !strcmp(show_text(watched->latest, "state"), "paused");
+        watch->paused |= !strcmp(show_text(watched->latest, "state"), "paused");
         if (!watch->options->json)
             print_line(watch, watched, ending(watched), SHOW_LINE_BYTES);
         *link = watched->next;
