@@ -13,6 +13,7 @@ import pathlib
 import pty
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -429,6 +430,8 @@ def watch_tells_of_a_pause():
                            "--interval=0.1", "watch"],
                           destination.directory / "watch")
         wait_until(lambda: "active" in watcher.output(), "watch shows it")
+        # It must not end while it is looked at.
+        guest.child.send_signal(signal.SIGSTOP)
         source.process.child.kill()
         wait_until(lambda: state(destination) == "paused", "paused")
         line = wait_until(lambda: re.search(r".* paused: .*", watcher.output()),
@@ -436,7 +439,7 @@ def watch_tells_of_a_pause():
         reason = destination.sessions()[0]["error"]
         require(reason and line.endswith(f": {reason}") and "left" not in line,
                 f"{line}: {reason}")
-        guest.close()
+        guest.child.kill()
         watcher.child.wait(30)
         require(watcher.child.returncode == REFUSED and
                 "without being complete" in watcher.output(), watcher.output())
