@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# make check           all tests; the parts are check-unit, check-platform,
-#                      check-loop, check-hostile, check-asan, check-tsan,
-#                      check-vm, check-kernel
-# make check-loop TESTS="some part of a name"
+# make check            all tests, which are:
+#   check-unit          one module of the daemon at a time
+#   check-platform      what is assumed of the kernel
+#   check-loop          migrations without a guest, through two remapd
+#   check-hostile       bad input of every kind against a remapd
+#   check-asan, -tsan   those but for check-platform, with sanitizers
+#   check-vm, check-kernel
+# make check-loop TESTS="parts of names"   only those tests
 
 TEST_CFLAGS = -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -pthread
 TEST_PROGRAMS = $(addprefix $(BUILD)/tests/,guestless pingpong)
+UNIT_TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,\
+	$(wildcard tests/unit/test_*.c))
+PLATFORM_TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,\
+	$(wildcard tests/platform/*.c))
+
 # Which build is tested, in the names of its suites: asan-loop, tsan-loop.
 SUITE ?=
 run_suite = BUILD_DIR=$(abspath $(BUILD)) REMAPD=$(abspath $(BUILD)/remapd) \
 	tests/lib/suite $(SUITE)
 
-UNIT_TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,\
-	$(wildcard tests/unit/test_*.c))
-
-PLATFORM_TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,\
-	$(wildcard tests/platform/*.c))
-
-.PHONY: check-unit check-platform check-loop
+.PHONY: check check-unit check-platform check-loop check-hostile check-asan \
+	check-tsan
 
 # The daemon's objects but main.o, and cmocka.
 $(BUILD)/tests/unit/%: tests/unit/%.c tests/unit/unit.h $(DAEMON_OBJECTS)
@@ -37,9 +41,45 @@ check-platform: $(PLATFORM_TESTS)
 	$(run_suite)platform tests/platform/run.py $^
 
 # They stand in for QEMUs: no part of what a sanitizer looks at.
-$(BUILD)/tests/%: tests/loop/%.c proto/handoff.h
+$(BUILD)/tests/%: tests/loop/%.c proto/handoff.h proto/placer.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $<
 
 check-loop: $(BUILD)/remapd $(TEST_PROGRAMS)
 	$(run_suite)loop tests/loop/run.py $(TESTS)
+
+$(BUILD)/tests/control_pb2.py: proto/control.proto
+	@mkdir -p $(@D)
+	protoc --proto_path=proto --python_out=$(@D) $<
+
+check-hostile: $(BUILD)/remapd $(TEST_PROGRAMS) $(BUILD)/tests/control_pb2.py
+	$(run_suite)hostile tests/loop/hostile.py $(TESTS)
+
+# A sanitizer's report ends the program, and that fails the test.
+check_sanitized = $(MAKE) -k --no-print-directory CFLAGS="-O1 -g" \
+	SANITIZE="-fno-omit-frame-pointer -fno-sanitize-recover=all $(2)" \
+	BUILD=build/$(1) SUITE=$(1)- check-unit check-loop check-hostile
+
+check-asan:
+	$(call check_sanitized,asan,-fsanitize=address$(comma)undefined)
+
+check-tsan:
+	$(call check_sanitized,tsan,-fsanitize=thread)
+
+comma := ,
+
+# Every suite runs, whatever another comes to.
+check:
+	@rm -f build/check/*.count; failed=0; \
+	for suite in unit platform loop hostile asan tsan; do \
+	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
+	done; \
+	for suite in vm kernel; do \
+	    if $(MAKE) -n check-$$suite >/dev/null 2>&1; then \
+	        tests/lib/suite $$suite $(MAKE) --no-print-directory \
+	            check-$$suite || failed=1; \
+	    else \
+	        tests/lib/suite $$suite echo "ok - $$suite # SKIP this tree has" \
+	            "no check-$$suite"; \
+	    fi; \
+	done; exit $$failed

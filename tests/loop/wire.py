@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The three protocols, as a QEMU and as another remapd speak them, so that a
+test can speak them wrongly."""
+
+import array
+import contextlib
+import ctypes
+import fcntl
+import mmap
+import os
+import select
+import socket
+import struct
+import sys
+
+# pylint: disable=wrong-import-position
+from pair import PROGRAMS, require
+
+sys.path.append(str(PROGRAMS))
+import control_pb2 as pb # pylint: disable=import-error
+
+PAGE = 4096
+PATIENCE = 20.0 # seconds; a sanitizer is slow
+
+# proto/handoff.h
+(HELLO, TICKET, BLOCK, PREPARE, SWITCHOVER, ATTACH, DETACH, PLACER) = \
+    range(1, 9)
+(WELCOME, JOINED, PREPARED, ATTACHED, PROGRESS, COMPLETE, DETACHED, PAUSED,
+ ERROR) = range(32, 41)
+SOURCE, DESTINATION = 1, 2
+SHARED, WITH_FD = 1, 2
+
+# proto/frame.h
+REQUEST, DATA, ZERO, SPARSE, END = range(1, 6)
+FRAME = struct.Struct(">IBBHQQII")
+FRAME_MAGIC = 0x524d5046
+
+WIRE_MAGIC = 0x524d5043
+WIRE_VERSION = 1
+
+
+class Qemu:
+    """The hand-off socket."""
+
+    def __init__(self, remapd):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(str(remapd.handoff))
+
+    def raw(self, packet, fds=()):
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
+                      array.array("i", fds))] if fds else []
+        self.socket.sendmsg([packet], ancillary)
+
+    def send(self, kind, body=b"", fds=()):
+        self.raw(struct.pack(">IHH", 0x524d5048, 1, kind) + body, fds)
+
+    def recv(self):
+        """(type, body), or None if remapd has closed the connection."""
+        try:
+            packet = self.socket.recv(PAGE)
+        except ConnectionResetError:
+            return None
+        if not packet:
+            return None
+        return struct.unpack(">IHH", packet[:8])[2], packet[8:]
+
+    def expect(self, wanted):
+        while True:
+            answer = self.recv()
+            require(answer, f"closed, expected message {wanted}")
+            if answer[0] == wanted:
+                return answer[1]
+            require(answer[0] == PROGRESS, f"expected message {wanted}, got "
+                    f"{answer[0]}: {answer[1][:200]}")
+
+    def hello(self, role, name="hostile", address="127.0.0.2", ram=1 << 20):
+        self.send(HELLO, struct.pack(">IIQ64s64s", role, os.getpid(), ram,
+                                     name.encode(), address.encode()))
+        self.expect(WELCOME)
+
+    def block(self, memory, index=0, idstr=b"ram", **changed):
+        fields = {"index": index, "flags": memory.flags, "hva": memory.hva,
+                  "length": memory.length, "page": PAGE, "offset": 0,
+                  "idstr": idstr,
+                  "fds": [memory.fd] if memory.fd is not None else [],
+                  **changed}
+        self.send(BLOCK, struct.pack(
+            ">IIQQQQ256s", fields["index"], fields["flags"], fields["hva"],
+            fields["length"], fields["page"], fields["offset"],
+            fields["idstr"]), fields["fds"])
+
+    def prepare(self, blocks=1):
+        self.send(PREPARE, struct.pack(">I", blocks))
+
+    def attach(self, uffd, blocks=1, features=1 << 10):
+        self.send(ATTACH, struct.pack(">IQ", blocks, features),
+                  [uffd] if uffd is not None else [])
+
+    def close(self):
+        self.socket.close()
+
+
+class Memory:
+    """What stands for a guest's memory."""
+
+    API = 0xc018aa3f
+    REGISTER = 0xc020aa00
+
+    def __init__(self, pages, shared=False):
+        self.length = pages * PAGE
+        self.fd = None
+        self.flags = 0
+        if shared:
+            self.fd = os.memfd_create("guest")
+            os.ftruncate(self.fd, self.length)
+            self.flags = SHARED | WITH_FD
+            self.map = mmap.mmap(self.fd, self.length)
+        else:
+            self.map = mmap.mmap(-1, self.length,
+                                 flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.hva = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+
+    def uffd(self, flags=os.O_NONBLOCK):
+        """A userfaultfd on all of it."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        fd = libc.syscall(323, os.O_CLOEXEC | flags)
+        require(fd >= 0, f"userfaultfd: {os.strerror(ctypes.get_errno())}")
+        fcntl.ioctl(fd, self.API, struct.pack("QQQ", 0xaa, 0, 0))
+        fcntl.ioctl(fd, self.REGISTER, struct.pack(
+            "QQQQ", self.hva, self.length, 5 if self.fd is not None else 1, 0))
+        return fd
+
+    def present(self, page):
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek((self.hva // PAGE + page) * 8)
+            return pagemap.read(8)[7] >> 7 == 1
+
+    def page(self, page):
+        """The bytes of a page that is there: reading another would wait."""
+        require(self.present(page), f"page {page} is not there")
+        return self.map[page * PAGE:(page + 1) * PAGE]
+
+
+class Peer:
+    """A TCP connection to or from a remapd."""
+
+    def __init__(self, connection):
+        self.socket = connection
+        self.socket.settimeout(PATIENCE)
+
+    @classmethod
+    def connect(cls, host):
+        return cls(socket.create_connection((host.address, 7654), PATIENCE))
+
+    def raw(self, data):
+        self.socket.sendall(data)
+
+    def send(self, **body):
+        packed = pb.Message(**body).SerializeToString()
+        self.raw(struct.pack(">I", len(packed)) + packed)
+
+    def read(self, count):
+        data = b""
+        while len(data) < count:
+            try:
+                part = self.socket.recv(count - len(data))
+            except ConnectionResetError:
+                return None
+            if not part:
+                return None
+            data += part
+        return data
+
+    def recv(self):
+        """The next message but for KeepAlive; None at the end."""
+        while True:
+            size = self.read(4)
+            packed = size and self.read(struct.unpack(">I", size)[0])
+            if packed is None:
+                return None
+            message = pb.Message.FromString(packed)
+            if message.WhichOneof("body") != "keep_alive":
+                return message
+
+    def expect(self, body):
+        while True:
+            message = self.recv()
+            require(message, f"closed, expected {body}")
+            if message.WhichOneof("body") == body:
+                return getattr(message, body)
+            require(message.WhichOneof("body") == "progress",
+                    f"expected {body}, got {message}")
+
+    def hello(self, session, secret, kind=pb.Hello.CONTROL, **changed):
+        fields = {"magic": WIRE_MAGIC, "version": WIRE_VERSION, "kind": kind,
+                  "session": session, "secret": secret, **changed}
+        self.send(hello=pb.Hello(**fields))
+
+    def frame(self, kind, offset=0, length=PAGE, payload=b"", **changed):
+        """Payload may be bytes, or the number that the header claims."""
+        fields = {"magic": FRAME_MAGIC, "kind": kind, "reserved": 0,
+                  "block": 0, "offset": offset, "length": length,
+                  "payload": len(payload), "zero": 0, **changed}
+        self.raw(FRAME.pack(*fields.values()) + payload)
+
+    def close(self, reset=False):
+        if reset:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                   struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+class ToDestination(contextlib.ExitStack):
+    """A session of a real destination: its QEMU is honest, unless the test
+    makes it otherwise, and its source is the test's own."""
+
+    def __init__(self, host, memory=None, present=()):
+        super().__init__()
+        self.host = host
+        self.memory = memory or Memory(64)
+        for page in present:
+            self.memory.map[page * PAGE:(page + 1) * PAGE] = b"\x11" * PAGE
+        self.present = present
+        self.qemu = self.enter_context(contextlib.closing(
+            Qemu(host.remapd)))
+        self.qemu.hello(DESTINATION)
+        size, = struct.unpack(">H", (body := self.qemu.expect(TICKET))[:2])
+        self.ticket = pb.Ticket.FromString(body[2:2 + size])
+        self.control = self.urgent = self.bulk = self.welcome = None
+
+    def peer(self):
+        return self.enter_context(contextlib.closing(Peer.connect(self.host)))
+
+    def channel(self, kind, index=0):
+        peer = self.peer()
+        peer.hello(self.ticket.session, self.welcome.channel_key, kind,
+                   index=index)
+        peer.expect("welcome")
+        return peer
+
+    def hello(self):
+        self.control = self.peer()
+        self.control.hello(self.ticket.session, self.ticket.secret)
+        self.welcome = self.control.expect("welcome")
+        return self
+
+    def joined(self):
+        self.hello()
+        self.urgent = self.channel(pb.Hello.URGENT)
+        self.bulk = self.channel(pb.Hello.BULK)
+        return self
+
+    def send_block(self, **changed):
+        fields = {"index": 0, "idstr": "ram", "length": self.memory.length,
+                  "page_size": PAGE, "shared": self.memory.fd is not None,
+                  **changed}
+        self.control.send(block=pb.Block(**fields))
+
+    def prepared(self):
+        self.joined()
+        self.send_block()
+        self.control.send(prepare=pb.Prepare(blocks=1))
+        self.control.expect("prepared")
+        return self
+
+    def attached(self):
+        self.prepared()
+        self.qemu.block(self.memory)
+        uffd = self.memory.uffd()
+        self.callback(os.close, uffd)
+        self.qemu.attach(uffd)
+        self.qemu.expect(ATTACHED)
+        return self
+
+    def active(self):
+        self.attached()
+        pages = self.memory.length // PAGE
+        left = [page not in self.present for page in range(pages)]
+        bits = sum(1 << page for page in range(pages) if left[page])
+        self.control.send(left=pb.Left(
+            block=0, first_page=0,
+            pages=bits.to_bytes(-(-pages // 64) * 8, "little")))
+        self.control.send(left_end=pb.LeftEnd(pages=sum(left)))
+        self.control.expect("start")
+        return self
+
+    def complete(self):
+        self.active()
+        self.bulk.frame(ZERO, 0, self.memory.length)
+        self.control.expect("complete")
+        return self
+
+
+class FromSource(contextlib.ExitStack):
+    """A session of a real source: its QEMU is honest, unless the test makes it
+    otherwise, and its destination is the test's own."""
+
+    KEY = b"k" * 32
+
+    def __init__(self, host, memory=None):
+        super().__init__()
+        self.memory = memory or Memory(64)
+        self.memory.map[:PAGE] = b"\x22" * PAGE
+        self.listener = self.enter_context(
+            socket.create_server(("127.0.0.3", 0)))
+        self.listener.settimeout(PATIENCE)
+        self.session = os.urandom(16)
+        self.secret = os.urandom(32)
+        self.qemu = self.enter_context(contextlib.closing(
+            Qemu(host.remapd)))
+        self.qemu.hello(SOURCE)
+        self.control = self.urgent = self.bulk = None
+
+    def ticket(self, **changed):
+        fields = {"version": WIRE_VERSION, "session": self.session,
+                  "secret": self.secret, "address": ["127.0.0.3"],
+                  "port": self.listener.getsockname()[1], **changed}
+        self.raw_ticket(pb.Ticket(**fields).SerializeToString())
+
+    def raw_ticket(self, packed, size=None):
+        self.qemu.send(TICKET, struct.pack(
+            ">H384s", len(packed) if size is None else size, packed))
+
+    def accept(self):
+        peer = Peer(self.enter_context(
+            contextlib.closing(self.listener.accept()[0])))
+        return peer, peer.expect("hello")
+
+    def joining(self):
+        self.ticket()
+        self.control, hello = self.accept()
+        require(hello.session == self.session and hello.secret == self.secret,
+                "the ticket came changed")
+        return self
+
+    def send_welcome(self, **changed):
+        fields = {"version": WIRE_VERSION, "channel_key": self.KEY,
+                  "urgent": 1, "bulk": 1, **changed}
+        self.control.send(welcome=pb.Welcome(**fields))
+
+    def joined(self):
+        self.joining()
+        self.send_welcome()
+        for _ in range(2):
+            peer, hello = self.accept()
+            require(hello.secret == self.KEY, "the channel's key came changed")
+            peer.send(welcome=pb.Welcome(version=WIRE_VERSION))
+            if hello.kind == pb.Hello.URGENT:
+                self.urgent = peer
+            else:
+                self.bulk = peer
+        self.qemu.expect(JOINED)
+        return self
+
+    def preparing(self):
+        self.joined()
+        self.qemu.block(self.memory)
+        self.qemu.prepare()
+        self.control.expect("block")
+        self.control.expect("prepare")
+        return self
+
+    def prepared(self):
+        self.preparing()
+        self.control.send(prepared=pb.Prepared(granule=[256 << 10]))
+        self.qemu.expect(PREPARED)
+        return self
+
+    def switchover(self, bits=None):
+        """`bits`: bytes of the bitmap of what is left; default: all pages."""
+        fd = os.memfd_create("left")
+        os.write(fd, bits if bits is not None
+                 else b"\xff" * (self.memory.length // PAGE // 8))
+        self.qemu.send(SWITCHOVER, struct.pack(">I", 1), [fd])
+        os.close(fd)
+
+    def switched(self):
+        self.prepared()
+        self.switchover()
+        self.control.expect("left")
+        self.control.expect("left_end")
+        return self
+
+    def active(self):
+        self.switched()
+        self.control.send(start=pb.Start())
+        require(select.select([self.bulk.socket], [], [], PATIENCE)[0],
+                "no page comes")
+        return self
+
+    def complete(self):
+        self.active()
+        self.control.send(complete=pb.Complete())
+        self.qemu.expect(COMPLETE)
+        return self
