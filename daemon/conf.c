@@ -79,6 +79,11 @@ static int option_set(struct conf *conf, const struct option_row *row,
 
     switch (row->type) {
     case OPTION_TEXT:
+        if (row->value && (!value || !*value)) {
+            snprintf(error, ERROR_TEXT_BYTES, "%s: must not be empty",
+                     row->name);
+            return -EINVAL;
+        }
         free(*(char **)field);
         *(char **)field = value && *value ? strdup(value) : NULL;
         return 0;

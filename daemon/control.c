@@ -45,6 +45,7 @@ static struct json_object *answer_list(void)
     for (struct session *s = session_first(); s; s = s->next)
         json_object_array_add(list, session_json(s));
     json_object_object_add(json, "sessions", list);
+    json_object_object_add(json, "ended", session_ended_json());
     return json;
 }
 

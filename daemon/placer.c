@@ -3,7 +3,6 @@
 
 #include <endian.h>
 #include <errno.h>
-#include <stdbool.h>
 #include <sys/socket.h>
 
 #include "util.h"
@@ -98,6 +97,18 @@ void placer_begin(struct placer *placer)
         placer_prime(placer, PLACER_PRIME_AT_ONCE);
 }
 
+bool placer_ready(struct placer *placer)
+{
+    uint32_t before;
+    struct placer_answer answer;
+
+    do {
+        before = placer->asked;
+        placer_answer(placer, &answer, MSG_DONTWAIT);
+    } while (placer->asked < before && !placer->broken);
+    return placer->broken || !placer->asked;
+}
+
 void placer_expect(struct placer *placer, uint64_t uses)
 {
     placer->uses = uses;
@@ -138,13 +149,9 @@ int placer_place(struct placer *placer, uint64_t hva, const uint8_t *from,
     bool moved = false;
 
     *done = 0;
-    while (placer->asked && !placer->broken) {
-        uint32_t before = placer->asked;
-
-        placer_answer(placer, &answer, placer->primed ? MSG_DONTWAIT : 0);
-        if (placer->asked == before)
-            break;
-    }
+    placer_ready(placer);
+    if (!placer->primed && placer->asked && !placer->broken)
+        placer_answer(placer, &answer, 0);
     if (placer->broken || !placer->primed ||
         !placer_fill(placer, from, iov, count))
         return EIO;

@@ -7,6 +7,7 @@
 #ifndef REMAPD_PLACER_ROOM_H
 #define REMAPD_PLACER_ROOM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -29,6 +30,10 @@ struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots);
 /** placer_begin() - ask for every slot to be primed, without waiting for it.
  * Main thread, before the first use. */
 void placer_begin(struct placer *placer);
+
+/** placer_ready() - is every slot primed, or the placer of no use? Does not
+ * wait. Main thread, before the first use. */
+bool placer_ready(struct placer *placer);
 
 /** placer_expect() - so many slots will be used in all, about: used ones are
  * primed again only as far as that. Main thread, before the first use. */

@@ -83,7 +83,7 @@ void probe_check(void)
                     "or hugetlb: guests that use them migrate natively");
     if (!(granted & UFFD_FEATURE_MINOR_SHMEM))
         log_warning("this kernel has no minor faults (5.14 and later do): "
-                    "shared memory is placed by copy");
+                    "guests with shared memory migrate natively");
     if (process_vm_readv(getpid(), NULL, 0, NULL, 0, 0) < 0)
         die("process_vm_readv does not work: %s: is it shut out by a seccomp "
             "filter, or is CONFIG_CROSS_MEMORY_ATTACH missing?",
@@ -110,7 +110,7 @@ void probe_print(void)
     for (unsigned i = 0; i < ARRAY_SIZE(features); i++)
         printf("  %-20s %s\n", features[i].name,
                granted & features[i].bit ? "yes" : "no");
-    puts("engine by kind of guest memory:");
+    puts("engine by kind of guest memory, with the QEMU of this project:");
     for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
         printf("  %-32s %s\n", kinds[i].name,
                place_ops_of(place_engine_for(&kinds[i].block, granted,

@@ -310,10 +310,8 @@ void receiver_free(struct receiver *receiver)
     if (!receiver)
         return;
     receiver_stop(receiver);
-    for (unsigned i = 0; i < receiver->count; i++) {
+    for (unsigned i = 0; i < receiver->count; i++)
         channel_fini(&receiver->threads[i].channel);
-        placer_free(receiver->threads[i].placer);
-    }
     pagemap_fini(&receiver->map);
     thread_status_fini(&receiver->status);
     free(receiver);

@@ -30,7 +30,7 @@ void receiver_expect(struct receiver *receiver, uint64_t first,
                      uint64_t pages);
 
 /** receiver_add_channel() - take over a connected socket; before start.
- * @placer: that its thread may use, becomes the receiver's; or NULL */
+ * @placer: that its thread may use until receiver_stop(), or NULL */
 void receiver_add_channel(struct receiver *receiver, int fd,
                           enum channel_kind kind, unsigned index,
                           struct placer *placer);

@@ -24,6 +24,11 @@ _Static_assert(ARRAY_SIZE(state_names) == SESSION_STATES,
 static struct session *sessions;
 static unsigned session_total;
 
+/* The last sessions that ended, oldest first from ended_count on. */
+#define SESSION_MAX_ENDED 16
+static struct json_object *ended[SESSION_MAX_ENDED];
+static unsigned ended_count;
+
 const struct session_ops *session_ops_of(const struct session *session)
 {
     return session->role == HANDOFF_SOURCE ? &session_source_ops
@@ -218,19 +223,33 @@ void session_lost(struct session *session, const char *reason)
         session_fail(session, "%s", reason);
 }
 
-static void write_report(const struct session *session)
+/* Keep what is known of a session that ends: for remapctl, and in a file. */
+static void session_remember(const struct session *session)
 {
-    struct json_object *json;
+    struct json_object **slot = &ended[ended_count++ % SESSION_MAX_ENDED];
     char path[512];
 
+    json_object_put(*slot);
+    *slot = session_json(session);
     if (!session->conf->report_dir)
         return;
     snprintf(path, sizeof(path), "%s/%s-%s.json", session->conf->report_dir,
              session->id_text, role_name(session));
-    json = session_json(session);
-    if (json_object_to_file_ext(path, json, JSON_C_TO_STRING_PRETTY) < 0)
+    if (json_object_to_file_ext(path, *slot, JSON_C_TO_STRING_PRETTY) < 0)
         log_error("%s: %s", path, json_util_get_last_err());
-    json_object_put(json);
+}
+
+struct json_object *session_ended_json(void)
+{
+    struct json_object *list = json_object_new_array();
+
+    for (unsigned i = 0; i < SESSION_MAX_ENDED; i++) {
+        struct json_object *json = ended[(ended_count + i) % SESSION_MAX_ENDED];
+
+        if (json)
+            json_object_array_add(list, json_object_get(json));
+    }
+    return list;
 }
 
 void session_close(struct session *session)
@@ -242,7 +261,7 @@ void session_close(struct session *session)
         session->state != SESSION_COMPLETE)
         session->state = SESSION_CLOSED;
     if (session->state != SESSION_CLOSED)
-        write_report(session);
+        session_remember(session);
     log_info("session %s: %s ends, %s", session->id_text, role_name(session),
              state_names[session->state]);
     while (*link != session)
@@ -354,9 +373,12 @@ void session_close_all(void)
     while (sessions) {
         struct session *session = sessions;
 
-        if (session->state < SESSION_ACTIVE)
+        if (session->state < SESSION_ACTIVE) {
             session_fail(session, "remapd ends");
-        else
-            session_close(session);
+            continue;
+        }
+        if (session->state == SESSION_ACTIVE)
+            session_pause(session, "remapd ends");
+        session_close(session);
     }
 }

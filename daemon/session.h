@@ -129,6 +129,10 @@ int session_cancel(struct session *session);
 /** session_json() - all there is to know, as a new object. */
 struct json_object *session_json(const struct session *session);
 
+/** session_ended_json() - a new array of the last ones that ended, oldest
+ * first. */
+struct json_object *session_ended_json(void);
+
 /** session_close_all() - at the end of the program. */
 void session_close_all(void);
 

@@ -31,19 +31,24 @@
 #define STAGING_MAX_SLOTS    512
 #define STAGING_URGENT_SLOTS 32
 
+/* How often it is looked whether they are primed, and for how long. */
+#define PRIME_TICK_MS 5
+#define PRIME_MAX_NS  (3 * 1000000000ull)
+
 struct session_destination {
     uint8_t secret[SESSION_SECRET_BYTES]; /* of the ticket; once */
     uint8_t key[SESSION_SECRET_BYTES];    /* of the channels; each once */
     uint32_t channels_open;               /* bit i: urgent ones, then bulk */
     int channel_fds[THREAD_MAX_CHANNELS];
-    struct placer *placers[THREAD_MAX_CHANNELS]; /* of each channel's thread */
+    struct placer *placers[THREAD_MAX_CHANNELS]; /* lent to the receiver */
     unsigned placer_count;
     struct block_table qemu_table; /* what QEMU hands over; see ATTACH */
     enum place_engine *engines;    /* by block index */
     struct receiver *receiver;     /* once prepared */
     int uffd;
     uint64_t uffd_features;
-    bool left_known, detached;
+    uint64_t prepare_ns; /* when the source asked */
+    bool left_known;
 };
 
 static unsigned channel_total(const struct session *session)
@@ -298,11 +303,9 @@ static uint32_t granule_of(const struct session *session,
 static void on_prepare(struct session *session, const Remapd__Prepare *body)
 {
     struct session_destination *destination = session->destination;
-    uint32_t granule[BLOCK_MAX_COUNT];
-    Remapd__Prepared prepared = REMAPD__PREPARED__INIT;
-    Remapd__Message message = REMAPD__MESSAGE__INIT;
 
-    if (session->state != SESSION_JOINED || !session->table.count ||
+    if (session->state != SESSION_JOINED || destination->receiver ||
+        !session->table.count ||
         body->blocks != session->table.count) {
         session_lost(session, "the source prepares out of turn");
         return;
@@ -325,7 +328,24 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
                              urgent ? i : i - session->conf->urgent_channels,
                              destination->placers[i]);
         destination->channel_fds[i] = -1;
-        destination->placers[i] = NULL;
+    }
+    destination->prepare_ns = now_ns();
+    session_heartbeat(session, PRIME_TICK_MS);
+}
+
+/* Agree once the staging is primed: then no fault waits for the allocator, and
+ * until then the guest runs at the source. */
+static void agree_if_primed(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+    bool patient = now_ns() - destination->prepare_ns < PRIME_MAX_NS;
+    uint32_t granule[BLOCK_MAX_COUNT];
+    Remapd__Prepared prepared = REMAPD__PREPARED__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    for (unsigned i = 0; i < destination->placer_count; i++) {
+        if (!placer_ready(destination->placers[i]) && patient)
+            return;
     }
     for (uint32_t i = 0; i < session->table.count; i++)
         granule[i] = granule_of(session, &session->table.blocks[i]);
@@ -334,6 +354,7 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
     message.body_case = REMAPD__MESSAGE__BODY_PREPARED;
     message.prepared = &prepared;
     session_set_state(session, SESSION_PREPARED);
+    session_heartbeat(session, 1000);
     session_send(session, &message);
 }
 
@@ -516,7 +537,9 @@ static void send_progress(struct session *session)
 
 static void destination_tick(struct session *session)
 {
-    if (session->state == SESSION_ACTIVE)
+    if (session->state == SESSION_JOINED && session->destination->receiver)
+        agree_if_primed(session);
+    else if (session->state == SESSION_ACTIVE)
         send_progress(session);
     wire_keep_alive(session);
 }
@@ -598,7 +621,6 @@ static void on_detach(struct session *session)
     session_ops_of(session)->stop(session);
     close(destination->uffd);
     destination->uffd = -1;
-    destination->detached = true;
     handoff_send(session->handoff, HANDOFF_DETACHED, NULL, 0);
     session_close(session);
 }

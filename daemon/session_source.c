@@ -173,8 +173,15 @@ static void on_welcome(struct session *session, const Remapd__Welcome *welcome)
 {
     struct session_source *source = session->source;
 
+    if (welcome->version != WIRE_VERSION) {
+        char reason[80];
+
+        snprintf(reason, sizeof(reason), "the destination speaks version %u, "
+                 "this remapd %u", welcome->version, WIRE_VERSION);
+        session_lost(session, reason);
+        return;
+    }
     if (session->state != SESSION_JOINING || source->channel_count ||
-        welcome->version != WIRE_VERSION ||
         welcome->channel_key.len != sizeof(source->key) || !welcome->urgent ||
         !welcome->bulk || welcome->urgent > THREAD_MAX_CHANNELS ||
         welcome->bulk > THREAD_MAX_CHANNELS ||
