@@ -67,7 +67,8 @@ static int handoff_recv(struct handoff *handoff, char *packet, size_t size,
     struct msghdr msg = {.msg_iov = &iov,
                          .msg_iovlen = 1,
                          .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
+                         /* CMSG_SPACE would let two through. */
+                         .msg_controllen = CMSG_LEN(sizeof(int))};
     ssize_t got =
         recvmsg(handoff->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 

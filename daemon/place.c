@@ -113,6 +113,8 @@ static int place_range(const struct place_target *target,
                        bool zero)
 {
     const struct place_ops *ops = engines[engine];
+    /* An engine of whole granules does anything less by copy. */
+    enum place_engine judge = ops->whole ? PLACE_COPY : engine;
     unsigned fruitless = 0;
 
     while (length) {
@@ -121,7 +123,7 @@ static int place_range(const struct place_target *target,
                          : ops->data(target, block, offset, length, from,
                                      &done);
 
-        switch (place_outcome_of(engine, error)) {
+        switch (place_outcome_of(judge, error)) {
         case OUTCOME_PLACED:
             return 0;
         case OUTCOME_PRESENT:

@@ -653,12 +653,11 @@ static void handoff_closed(void *owner, const char *reason)
 {
     struct session *session = owner;
 
-    (void)reason;
     if (session->state == SESSION_ACTIVE)
-        session_pause(session, "the destination's QEMU is gone");
+        session_pause(session, "the destination's QEMU is gone: %s", reason);
     if (session->state < SESSION_ACTIVE && session->control)
         session_fail(session, "the destination's QEMU left before the "
-                              "switchover");
+                              "switchover: %s", reason);
     else
         session_close(session);
 }

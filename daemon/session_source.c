@@ -99,6 +99,7 @@ static void open_control(struct session *session)
                      source->ticket->port);
         return;
     }
+    session->heard_ns = now_ns();
     session->control = msg_conn_connect(
         session->base, (struct sockaddr *)&ss, length, CONNECT_TIMEOUT_MS,
         &session_source_ops.control, session);
@@ -259,7 +260,7 @@ static void on_progress(struct session *session,
 
 static void on_complete(struct session *session)
 {
-    if (session->state != SESSION_ACTIVE) {
+    if (session->state != SESSION_ACTIVE || !session->active_ns) {
         session_lost(session, "the destination completes what has not begun");
         return;
     }
@@ -479,7 +480,11 @@ static void handoff_message(void *owner, enum handoff_type type,
         on_ticket(session, body);
         break;
     case HANDOFF_BLOCK:
-        wire_take_block(session, &session->table, body, fd);
+        /* Once it is prepared, threads read the table. */
+        if (session->state == SESSION_JOINED)
+            wire_take_block(session, &session->table, body, fd);
+        else
+            session_lost(session, "QEMU hands over a block out of turn");
         break;
     case HANDOFF_PREPARE:
         on_prepare(session, body);
@@ -498,12 +503,12 @@ static void handoff_closed(void *owner, const char *reason)
 {
     struct session *session = owner;
 
-    (void)reason;
     if (session->state >= SESSION_ACTIVE && session->state < SESSION_COMPLETE)
         session_pause(session, "the source's QEMU is gone, and with it the "
-                               "pages that are left");
+                               "pages that are left: %s", reason);
     if (session->state < SESSION_ACTIVE && session->control)
-        session_fail(session, "the source's QEMU left before the switchover");
+        session_fail(session, "the source's QEMU left before the switchover: "
+                              "%s", reason);
     else
         session_close(session);
 }

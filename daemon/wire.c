@@ -81,7 +81,7 @@ void wire_keep_alive(struct session *session)
     Remapd__Message message = REMAPD__MESSAGE__INIT;
     uint64_t now = now_ns();
 
-    if (!session->control || session->state < SESSION_JOINED ||
+    if (!session->control || session->state < SESSION_JOINING ||
         session->state > SESSION_ACTIVE)
         return;
     if (now - session->heard_ns >
@@ -93,7 +93,8 @@ void wire_keep_alive(struct session *session)
         session_lost(session, reason);
         return;
     }
-    if (now - session->spoke_ns < KEEP_ALIVE_NS)
+    if (session->state < SESSION_JOINED ||
+        now - session->spoke_ns < KEEP_ALIVE_NS)
         return;
     message.body_case = REMAPD__MESSAGE__BODY_KEEP_ALIVE;
     message.keep_alive = &body;
