@@ -249,7 +249,10 @@ static void handoff_await(int socket, enum handoff_type wanted, void *body,
     ssize_t got;
 
     do {
-        got = recv(socket, packet, sizeof(packet), 0);
+        /* With a timeout set, even SIGCONT interrupts it. */
+        do
+            got = recv(socket, packet, sizeof(packet), 0);
+        while (got < 0 && errno == EINTR);
         if (got < (ssize_t)sizeof(header))
             fail("hand-off receive");
         memcpy(&header, packet, sizeof(header));

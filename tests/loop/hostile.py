@@ -725,12 +725,15 @@ def sources_qemu_out_of_turn(state, kind):
                       "source failed: "), FromSource(ARENA.source) as session:
         at_stage(session, state)
         body = BODIES[KINDS[kind]]
-        if kind == "block" and state != "joined": # a good one, out of turn
+        if kind == "block" and state != "joined": # good but for its turn
             body = struct.pack(">IIQQQQ256s", 0 if state in (None, "joining")
                                else 1, 0, 1 << 40, PAGE, PAGE, 0, b"late")
         if kind == "prepare" and state == "joined":
             body = struct.pack(">I", 5)
         session.qemu.send(KINDS[kind], body)
+        if (state, kind) == ("preparing", "block"):
+            # It comes to nothing before the destination has answered.
+            session.control.send(prepared=pb.Prepared(granule=[256 << 10]))
         session.qemu.expect(PAUSED if late else ERROR)
 
 
