@@ -13,6 +13,10 @@
 
 #define FAULT_BATCH 64 /* messages a read, requests a send */
 
+/* What is fetched with a page that is waited for. To ask, to wake three
+ * threads and to answer costs as much as to carry so many bytes. */
+#define FAULT_WINDOW_BYTES (64u << 10)
+
 struct fault_reader {
     const struct place_target *target;
     const struct block_table *table;
@@ -31,6 +35,36 @@ struct fault_batch {
     unsigned count;
 };
 
+/* Put a request for the page at @offset into @batch, unless it has been asked
+ * for: all of its granule, if that can be placed whole, or what is around it. */
+static void fault_ask(struct fault_reader *reader, const struct block *block,
+                      uint64_t offset, uint64_t now, struct fault_batch *batch)
+{
+    uint64_t granule = place_granule(reader->engines[block->index], block);
+    uint64_t start = align_down(offset, granule);
+    struct frame frame = {.kind = FRAME_REQUEST, .block = block};
+    unsigned whole, asked;
+
+    if (granule > block->length - start) {
+        granule = block->page_size; /* the block's end is no whole granule */
+        start = offset;
+    }
+    whole = (unsigned)(granule / PAGE_BYTES);
+    asked = pagemap_request(reader->map,
+                            block->first_page + offset / PAGE_BYTES,
+                            block->first_page + start / PAGE_BYTES, whole, now);
+    if (!asked)
+        return;
+    if (asked < whole || granule == PAGE_BYTES) {
+        granule = MAX(FAULT_WINDOW_BYTES, block->page_size);
+        start = align_down(offset, granule);
+    }
+    frame.offset = start;
+    frame.length = MIN(granule, block->length - start);
+    frame.wanted = (uint32_t)((offset - start) / PAGE_BYTES);
+    frame_pack(&frame, &batch->headers[batch->count++]);
+}
+
 /* One fault: answered at once if the page is there, else put into its
  * channel's batch, unless somebody has asked already. */
 static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
@@ -38,9 +72,7 @@ static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
 {
     uint64_t hva = msg->arg.pagefault.address;
     const struct block *block;
-    struct fault_batch *batch;
-    uint64_t offset, page, granule, first;
-    unsigned pages, ask;
+    uint64_t offset, page;
 
     if (msg->event != UFFD_EVENT_PAGEFAULT) {
         snprintf(error, ERROR_TEXT_BYTES, "unexpected userfaultfd event 0x%x",
@@ -66,25 +98,8 @@ static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
                      strerror(-ret));
         return ret;
     }
-    granule = place_granule(reader->engines[block->index], block);
-    first = block->first_page + align_down(offset, granule) / PAGE_BYTES;
-    if (align_down(offset, granule) + granule > block->length) {
-        granule = block->page_size; /* the block's end is no whole granule */
-        first = page;
-    }
-    pages = (unsigned)(granule / PAGE_BYTES);
-    ask = pagemap_request(reader->map, page, first, pages, now);
-    if (!ask)
-        return 0;
-    batch = &batches[page / FRAME_MAX_PAGES % reader->channel_count];
-    frame_pack(&(struct frame){.kind = FRAME_REQUEST,
-                               .block = block,
-                               .offset = ask == pages
-                                             ? align_down(offset, granule)
-                                             : offset,
-                               .length = MAX(ask * PAGE_BYTES,
-                                             block->page_size)},
-               &batch->headers[batch->count++]);
+    fault_ask(reader, block, offset, now,
+              &batches[page / FRAME_MAX_PAGES % reader->channel_count]);
     return 0;
 }
 

@@ -27,6 +27,7 @@ void frame_pack(const struct frame *frame, struct frame_header *header)
         .offset = htobe64(frame->offset),
         .length = htobe64(frame->length),
         .payload = htobe32(frame->payload),
+        .wanted = htobe32(frame->wanted),
     };
 }
 
@@ -56,6 +57,7 @@ int frame_parse(const struct frame_header *header,
         .offset = be64toh(header->offset),
         .length = be64toh(header->length),
         .payload = be32toh(header->payload),
+        .wanted = be32toh(header->wanted),
     };
     if (be32toh(header->magic) != FRAME_MAGIC) {
         snprintf(error, ERROR_TEXT_BYTES, "frame with wrong magic 0x%08x",
@@ -63,9 +65,17 @@ int frame_parse(const struct frame_header *header,
         return -EPROTO;
     }
     if (frame->kind < FRAME_REQUEST || frame->kind >= FRAME_KINDS ||
-        header->reserved || header->zero) {
+        header->reserved) {
         snprintf(error, ERROR_TEXT_BYTES, "frame of unknown kind %u",
                  header->kind);
+        return -EPROTO;
+    }
+    if (frame->wanted && (frame->kind != FRAME_REQUEST ||
+                          frame->wanted >= frame->length / FRAME_PAGE)) {
+        snprintf(error, ERROR_TEXT_BYTES,
+                 "%s frame of %llu bytes that wants page %u",
+                 kinds[frame->kind].name, (unsigned long long)frame->length,
+                 frame->wanted);
         return -EPROTO;
     }
     if (!frame_payload_fits(frame)) {

@@ -13,6 +13,7 @@ struct frame {
     uint64_t offset;           /* bytes in the block */
     uint64_t length;           /* bytes of guest memory */
     uint32_t payload;          /* bytes that follow */
+    uint32_t wanted;           /* REQUEST: index of a page in the range */
 };
 
 /** frame_pack() - @frame as it goes on the wire. Any thread. */

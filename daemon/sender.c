@@ -161,16 +161,15 @@ static int send_range(struct send_thread *thread, struct frame *frame,
     return ret;
 }
 
-/* Answer one request. A page of 4 KiB is sent although bulk may have sent it:
- * it may still lie in a queue, and the guest waits. Of more than that only
- * what is left: to send all of it again would take longer. */
+/* Answer one request with what is left of its range. The page that is waited
+ * for is sent even if bulk has sent it, for it may still lie in a queue; but
+ * not out of a huge page, which must arrive whole. */
 static int answer_request(struct send_thread *thread, char *error)
 {
     struct sender *sender = thread->sender;
     uint64_t wanted[PAGESET_MASK_WORDS];
     struct frame_header header;
     struct frame frame;
-    unsigned taken;
     int ret = channel_recv_header(&thread->channel, &header);
 
     if (ret) {
@@ -189,11 +188,12 @@ static int answer_request(struct send_thread *thread, char *error)
     }
     atomic_fetch_add(&sender->stats->faults, 1);
     mask_fill(wanted, frame_pages(&frame));
-    taken = pageset_take(&sender->left, frame_first_page(&frame),
-                         frame_pages(&frame), wanted);
-    if (frame_pages(&frame) == 1)
-        mask_fill(wanted, 1);
-    if (taken || frame_pages(&frame) == 1)
+    pageset_take(&sender->left, frame_first_page(&frame), frame_pages(&frame),
+                 wanted);
+    if (frame.length < HUGE_BYTES)
+        mask_add(wanted, frame.wanted);
+    frame.wanted = 0;
+    if (mask_count(wanted))
         ret = send_range(thread, &frame, wanted, error);
     sender->hint = frame_first_page(&frame);
     return ret;

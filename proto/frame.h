@@ -35,7 +35,7 @@ struct frame_header {
     uint64_t offset;  /* bytes in the block, a multiple of FRAME_PAGE */
     uint64_t length;  /* bytes of guest memory, a multiple of FRAME_PAGE */
     uint32_t payload; /* bytes that follow this header */
-    uint32_t zero;    /* 0 */
+    uint32_t wanted;  /* REQUEST: which of its pages is waited for; else 0 */
 } __attribute__((packed));
 
 /*

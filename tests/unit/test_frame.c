@@ -143,7 +143,7 @@ static void refuses_wrong_magic_and_reserved(void **state)
     header.reserved = 1;
     assert_true(frame_parse(&header, &table, &frame, error) < 0);
     header.reserved = 0;
-    header.zero = htobe32(1);
+    header.wanted = htobe32(1);
     assert_true(frame_parse(&header, &table, &frame, error) < 0);
 }
 
