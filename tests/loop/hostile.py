@@ -231,6 +231,7 @@ def channel_that_speaks_too_early():
             session=session.ticket.session,
             secret=session.welcome.channel_key)).SerializeToString()
         peer.raw(struct.pack(">I", len(hello)) + hello + b"early")
+        session.qemu.expect(ERROR)
 
 
 # ---- a malicious source, in every state ----
@@ -247,7 +248,6 @@ MESSAGES = {
     "start": pb.Start(),
     "progress": pb.Progress(),
     "complete": pb.Complete(),
-    "resume": pb.Resume(),
 }
 # Those that a source may send, by the destination's state.
 SOURCE_MAY = {"joined": {"block"}, "prepared": {"left"}, "attached": {"left"},
@@ -394,7 +394,7 @@ FRAMES = {
     "wrong_magic": ("wrong magic 0x00000001", {"kind": ZERO, "magic": 1}),
     "unknown_kind": ("unknown kind 9", {"kind": 9}),
     "reserved_set": ("frame", {"kind": ZERO, "reserved": 1}),
-    "zero_field_set": ("frame", {"kind": ZERO, "zero": 1}),
+    "wanted_set": ("wants page 1", {"kind": ZERO, "wanted": 1}),
     "unknown_block": ("ZERO frame for block 1, there are 1",
                       {"kind": ZERO, "block": 1}),
     "offset_beyond": ("at 262144 of block ram", {"kind": ZERO,
@@ -575,7 +575,7 @@ def destination_granule(granule):
 
 
 REQUESTS = {case: FRAMES[case] for case in (
-    "wrong_magic", "unknown_kind", "reserved_set", "zero_field_set")}
+    "wrong_magic", "unknown_kind", "reserved_set")}
 REQUESTS |= {
     "unknown_block": ("frame for block 1, there are 1",
                       {"kind": REQUEST, "block": 1}),
@@ -583,6 +583,8 @@ REQUESTS |= {
                                        "offset": 64 * PAGE}),
     "length_beyond": ("of block ram", {"kind": REQUEST, "length": 1 << 40}),
     "unaligned": ("not whole pages", {"kind": REQUEST, "offset": 8}),
+    "wanted_beyond": ("wants page 4294967295", {"kind": REQUEST,
+                                                "wanted": 2**32 - 1}),
     "payload": ("with a payload of 4096", {"kind": REQUEST,
                                            "payload": bytes(4096)}),
     "data": ("frame of kind 2|DATA frame", {"kind": DATA,
@@ -999,7 +1001,7 @@ def memory_that_never_answers():
 @test
 def placer_that_never_answers():
     """It costs the session its huge pages at the most."""
-    with ToDestination(ARENA.destination) as session:
+    with ToDestination(ARENA.destination, Memory(512)) as session:
         ours, theirs = socket.socketpair(socket.AF_UNIX,
                                          socket.SOCK_SEQPACKET)
         session.callback(ours.close)
@@ -1007,7 +1009,6 @@ def placer_that_never_answers():
             session.qemu.send(PLACER, struct.pack(">QII", 1 << 40, 4, 0),
                               [theirs.fileno()])
         theirs.close()
-        session.memory.__init__(512)
         with ARENA.bystanders():
             session.active()
             session.bulk.frame(DATA, 0, 512 * PAGE, b"x" * 512 * PAGE)

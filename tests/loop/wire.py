@@ -20,6 +20,7 @@ sys.path.append(str(PROGRAMS))
 import control_pb2 as pb # pylint: disable=import-error
 
 PAGE = 4096
+HUGE = 2 << 20
 PATIENCE = 20.0 # seconds; a sanitizer is slow
 
 # proto/handoff.h
@@ -117,9 +118,11 @@ class Memory:
             self.flags = SHARED | WITH_FD
             self.map = mmap.mmap(self.fd, self.length)
         else:
-            self.map = mmap.mmap(-1, self.length,
+            self.map = mmap.mmap(-1, self.length + HUGE,
                                  flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.hva = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        self.skew = 0 if shared else -base % HUGE
+        self.hva = base + self.skew
 
     def uffd(self, flags=os.O_NONBLOCK):
         """A userfaultfd on all of it."""
@@ -139,7 +142,12 @@ class Memory:
     def page(self, page):
         """The bytes of a page that is there: reading another would wait."""
         require(self.present(page), f"page {page} is not there")
-        return self.map[page * PAGE:(page + 1) * PAGE]
+        at = self.skew + page * PAGE
+        return self.map[at:at + PAGE]
+
+    def fill(self, page, byte):
+        at = self.skew + page * PAGE
+        self.map[at:at + PAGE] = byte * PAGE
 
 
 class Peer:
@@ -201,7 +209,7 @@ class Peer:
         """Payload may be bytes, or the number that the header claims."""
         fields = {"magic": FRAME_MAGIC, "kind": kind, "reserved": 0,
                   "block": 0, "offset": offset, "length": length,
-                  "payload": len(payload), "zero": 0, **changed}
+                  "payload": len(payload), "wanted": 0, **changed}
         self.raw(FRAME.pack(*fields.values()) + payload)
 
     def close(self, reset=False):
@@ -220,7 +228,7 @@ class ToDestination(contextlib.ExitStack):
         self.host = host
         self.memory = memory or Memory(64)
         for page in present:
-            self.memory.map[page * PAGE:(page + 1) * PAGE] = b"\x11" * PAGE
+            self.memory.fill(page, b"\x11")
         self.present = present
         self.qemu = self.enter_context(contextlib.closing(
             Qemu(host.remapd)))
@@ -261,6 +269,9 @@ class ToDestination(contextlib.ExitStack):
         self.joined()
         self.send_block()
         self.control.send(prepare=pb.Prepare(blocks=1))
+        # Staging is primed first, and that may take longer than silence may.
+        while not select.select([self.control.socket], [], [], 0.5)[0]:
+            self.control.send(keep_alive=pb.KeepAlive())
         self.control.expect("prepared")
         return self
 
@@ -301,7 +312,7 @@ class FromSource(contextlib.ExitStack):
     def __init__(self, host, memory=None):
         super().__init__()
         self.memory = memory or Memory(64)
-        self.memory.map[:PAGE] = b"\x22" * PAGE
+        self.memory.fill(0, b"\x22")
         self.listener = self.enter_context(
             socket.create_server(("127.0.0.3", 0)))
         self.listener.settimeout(PATIENCE)
