@@ -127,7 +127,7 @@ def migrate(knobs, story, native):
                    f"moved by {by}")
         before = vm.guest.newest()
         move = vm.move(precopy=knobs.precopy, pager=pager,
-                       progress=story.progress)
+                       warm=knobs.compare, progress=story.progress)
         move.settle()
         story.tell(f"all memory has arrived, {move.postcopy_seconds():.2f} s "
                    "after the switchover; the guest checks every page")

@@ -32,6 +32,8 @@ def arguments():
     parser.add_argument("--option", action="append", default=[],
                         metavar="NAME=VALUE", help="for the guest's program: "
                         "seed, share, zero, writes, rate, pattern")
+    parser.add_argument("--warm", action="store_true", help="have the host's "
+                        "host provide the destination's memory beforehand")
     parser.add_argument("--timeline", action="store_true",
                         help="with the guest's work every 100 ms")
     return parser.parse_args()
@@ -46,8 +48,9 @@ def main():
                     vcpus=args.vcpus, backend=args.backend, accel=args.accel,
                     options=dict(o.split("=", 1) for o in args.option))
         vm.start(pager=pager)
-        move = vm.move(precopy=args.precopy, pager=pager, capabilities=
-                       ["postcopy-preempt"] if args.preempt else [])
+        move = vm.move(precopy=args.precopy, pager=pager, warm=args.warm,
+                       capabilities=["postcopy-preempt"] if args.preempt
+                       else [])
         move.settle()
         vm.verify()
         figures = move.figures()

@@ -4,6 +4,7 @@
 import time
 
 from .basics import Failed, wait_until
+from .memory import Warm
 from .qmp import QmpError
 
 # Bytes a second before the switchover; post-copy has no limit. With a round of
@@ -18,15 +19,17 @@ ENDED = ("failed", "cancelled", "postcopy-paused", "postcopy-recover")
 
 class Move:
     """`pager` is what the destination is told, None, "on" or "required";
-    `stopped` keeps the guest from running there."""
+    `stopped` keeps the guest from running there; `warm` sees to it that the
+    destination finds memory that costs no more than memory should."""
 
     def __init__(self, vm, precopy=False, pager="on", stopped=False,
-                 capabilities=(), progress=lambda move: None):
+                 capabilities=(), warm=False, progress=lambda move: None):
         self.vm = vm
         self.precopy = precopy
         self.pager = pager
         self.stopped = stopped
         self.capabilities = [*CAPABILITIES, *capabilities]
+        self.warm = warm
         self.progress = progress
         self.source = vm.machine
         self.destination = None
@@ -52,6 +55,8 @@ class Move:
                         else IMMEDIATE_BANDWIDTH,
                         avail_switchover_bandwidth=10**6)
         self.destination.qmp("migrate-incoming", uri=self.uri)
+        if self.warm:
+            self.warmed = Warm(self.vm.config.memory * 3 // 2)
 
     def begin(self):
         """Notes what is to be compared, and starts the migration."""
@@ -60,6 +65,8 @@ class Move:
             for host in (self.old_host, self.new_host)}
         self.thp_bytes_source = self.source.huge_bytes()
         self.before = self.counters()
+        if self.warm:
+            self.warmed.give()
         self.begun = time.time()
         self.source.qmp("migrate", uri=self.uri)
 
