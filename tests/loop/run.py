@@ -207,14 +207,14 @@ def best(rows, key):
     return sorted(row[key] for row in rows)[len(rows) // 2]
 
 
-@test(link=("none", "10gbit", "1gbit"))
-def urgent_against_the_floor(link):
+@test(link=("none", "10gbit", "1gbit"), engine=("copy", "auto"))
+def urgent_against_the_floor(link, engine):
     """Prints; the benchmark judges."""
     if SANITIZED:
         raise Skip("speed means nothing with a sanitizer")
     rows = []
     with contextlib.ExitStack() as stack:
-        pair = stack.enter_context(Pair(link))
+        pair = stack.enter_context(Pair(link, ("--engine", engine)))
         floor = PingPong(pair, stack)
         for seed in range(3):
             moved = pair.migrate(kind="anon", seed=seed, zero=0,
@@ -228,7 +228,7 @@ def urgent_against_the_floor(link):
         print(f"# bare 4 KiB p50 {row['idle']:.0f} us idle, "
               f"{row['beside']:.0f} beside a stream; fault p50 {row['p50']}, "
               f"p99 {row['p99']} while bulk runs")
-    print(f"# link {link}, medians of 3: fault p99 / bare p50 idle "
+    print(f"# link {link}, engine {engine}, medians of 3: fault p99 / bare p50 idle "
           f"{best(rows, 'p99') / best(rows, 'idle'):.1f}, beside a stream "
           f"{best(rows, 'p99') / best(rows, 'beside'):.1f}")
 
