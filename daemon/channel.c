@@ -10,20 +10,21 @@
 
 #include "util.h"
 
-/* A bulk channel holds this many round trips' worth of bytes: enough to keep
- * the link busy, few enough that a page asked for meanwhile does not wait
- * behind a long queue at the bottleneck. */
-#define BULK_ROUND_TRIPS      2
-#define BULK_MIN_BUFFER_BYTES (512u << 10)
+/* A bulk channel holds what the link carries in a round trip and half a
+ * millisecond: enough to keep it busy, and a page that is asked for meanwhile
+ * does not wait behind more than that at the bottleneck. */
+#define BULK_QUEUE_US         500
+#define BULK_MIN_BUFFER_BYTES (64u << 10)
 #define BULK_MAX_BUFFER_BYTES (16u << 20)
-#define BULK_TUNE_EVERY_BYTES (8u << 20)
+#define BULK_NEW_BUFFER_BYTES (256u << 10) /* before anything is known */
+#define BULK_TUNE_EVERY_BYTES (1u << 20)
 
 void channel_init(struct channel *channel, int fd, enum channel_kind kind,
                   unsigned index)
 {
     int one = 1, tos = kind == CHANNEL_URGENT ? IPTOS_LOWDELAY : 0;
     int priority = kind == CHANNEL_URGENT ? 6 : 2;
-    int buffer = (int)BULK_MIN_BUFFER_BYTES;
+    int buffer = (int)BULK_NEW_BUFFER_BYTES;
 
     *channel = (struct channel){.fd = fd, .kind = kind, .index = index};
     /* None of these decides about correctness; a refused one costs speed. */
@@ -73,8 +74,8 @@ static void channel_tune(struct channel *channel)
     channel->tuned_at_bytes = sent;
     if (getsockopt(channel->fd, IPPROTO_TCP, TCP_INFO, &info, &length))
         return;
-    in_flight = info.tcpi_delivery_rate * info.tcpi_min_rtt / 1000000 *
-                BULK_ROUND_TRIPS;
+    in_flight = info.tcpi_delivery_rate *
+                (info.tcpi_min_rtt + BULK_QUEUE_US) / 1000000;
     buffer = (int)MIN(MAX(in_flight, BULK_MIN_BUFFER_BYTES),
                       BULK_MAX_BUFFER_BYTES);
     setsockopt(channel->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));

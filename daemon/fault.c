@@ -13,9 +13,17 @@
 
 #define FAULT_BATCH 64 /* messages a read, requests a send */
 
-/* What is fetched with a page that is waited for. To ask, to wake three
- * threads and to answer costs as much as to carry so many bytes. */
+/* What is fetched with a page that is waited for: as much as costs about the
+ * same as to ask, to wake three threads and to answer, but no more than the
+ * link carries in so long. */
 #define FAULT_WINDOW_BYTES (64u << 10)
+#define FAULT_WINDOW_US    200
+
+/* A huge page is fetched whole where the link carries it within so long. */
+#define FAULT_WHOLE_US 10000
+
+/* Until then nothing is known of the link, and it is taken to be fast. */
+#define FAULT_LEARN_NS 20000000
 
 struct fault_reader {
     const struct place_target *target;
@@ -25,8 +33,9 @@ struct fault_reader {
     struct channel *channels[THREAD_MAX_CHANNELS];
     unsigned channel_count;
     struct thread_status *status;
+    uint64_t started_ns;
     int stop_fd;
-    pthread_t thread;
+    struct thread thread;
 };
 
 /* Requests collected for one channel. */
@@ -35,12 +44,45 @@ struct fault_batch {
     unsigned count;
 };
 
+/* Bytes that the link carries in a microsecond, by what has come so far. */
+static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
+{
+    uint64_t elapsed = now - reader->started_ns;
+
+    if (elapsed < FAULT_LEARN_NS)
+        return UINT32_MAX;
+    return reader->target->stats->data_pages * PAGE_BYTES / (elapsed / 1000);
+}
+
+/* What to fetch for a fault in @block: a whole huge page, if the engine can
+ * place one and the link carries it soon enough. */
+static uint64_t fault_granule(const struct fault_reader *reader,
+                              const struct block *block, uint64_t now)
+{
+    uint64_t granule = place_granule(reader->engines[block->index], block);
+
+    return fault_rate(reader, now) * FAULT_WHOLE_US < granule
+               ? block->page_size
+               : granule;
+}
+
+/* What to fetch with a page: a power of two of pages. */
+static uint64_t fault_window(const struct fault_reader *reader, uint64_t now)
+{
+    uint64_t bytes = fault_rate(reader, now) * FAULT_WINDOW_US;
+    uint64_t window = FAULT_WINDOW_BYTES;
+
+    while (window > PAGE_BYTES && window > bytes)
+        window /= 2;
+    return window;
+}
+
 /* Put a request for the page at @offset into @batch, unless it has been asked
  * for: all of its granule, if that can be placed whole, or what is around it. */
 static void fault_ask(struct fault_reader *reader, const struct block *block,
                       uint64_t offset, uint64_t now, struct fault_batch *batch)
 {
-    uint64_t granule = place_granule(reader->engines[block->index], block);
+    uint64_t granule = fault_granule(reader, block, now);
     uint64_t start = align_down(offset, granule);
     struct frame frame = {.kind = FRAME_REQUEST, .block = block};
     unsigned whole, asked;
@@ -56,7 +98,7 @@ static void fault_ask(struct fault_reader *reader, const struct block *block,
     if (!asked)
         return;
     if (asked < whole || granule == PAGE_BYTES) {
-        granule = MAX(FAULT_WINDOW_BYTES, block->page_size);
+        granule = MAX(fault_window(reader, now), block->page_size);
         start = align_down(offset, granule);
     }
     frame.offset = start;
@@ -141,7 +183,7 @@ static int fault_serve(struct fault_reader *reader, char *error)
     return 0;
 }
 
-static void *fault_main(void *opaque)
+static void fault_main(void *opaque)
 {
     struct fault_reader *reader = opaque;
     struct pollfd fds[] = {{.fd = reader->target->uffd, .events = POLLIN},
@@ -153,7 +195,7 @@ static void *fault_main(void *opaque)
         if (poll(fds, 2, -1) < 0 && errno != EINTR)
             abort();
         if (fds[1].revents)
-            return NULL;
+            return;
         if (fds[0].revents & POLLERR) {
             snprintf(error, sizeof(error),
                      "the userfaultfd does not work: is it non-blocking?");
@@ -167,7 +209,6 @@ static void *fault_main(void *opaque)
             break;
     }
     thread_status_fail(reader->status, NULL, error);
-    return NULL;
 }
 
 int fault_reader_start(struct fault_reader **result,
@@ -188,10 +229,11 @@ int fault_reader_start(struct fault_reader **result,
     memcpy(reader->channels, channels, count * sizeof(*channels));
     reader->channel_count = count;
     reader->status = status;
+    reader->started_ns = now_ns();
     reader->stop_fd = eventfd(0, EFD_CLOEXEC);
     ret = reader->stop_fd < 0
               ? -errno
-              : -pthread_create(&reader->thread, NULL, fault_main, reader);
+              : thread_start(&reader->thread, status, fault_main, reader);
     if (!ret) {
         *result = reader;
         return 0;
@@ -211,7 +253,13 @@ void fault_reader_stop(struct fault_reader *reader)
     /* It may be sending into a full channel. */
     for (unsigned i = 0; i < reader->channel_count; i++)
         channel_shutdown(reader->channels[i]);
-    pthread_join(reader->thread, NULL);
+}
+
+void fault_reader_free(struct fault_reader *reader)
+{
+    if (!reader)
+        return;
+    thread_join(&reader->thread);
     close(reader->stop_fd);
     free(reader);
 }

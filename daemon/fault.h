@@ -28,8 +28,11 @@ int fault_reader_start(struct fault_reader **result,
                        struct channel *const *channels, unsigned count,
                        struct thread_status *status);
 
-/** fault_reader_stop() - end the thread and free. NULL is fine. Main thread.
- */
+/** fault_reader_stop() - have the thread end, without waiting for it. NULL is
+ * fine. Main thread. */
 void fault_reader_stop(struct fault_reader *reader);
+
+/** fault_reader_free() - after the thread's end. NULL is fine. Main thread. */
+void fault_reader_free(struct fault_reader *reader);
 
 #endif

@@ -14,9 +14,12 @@
 #include "log.h"
 #include "util.h"
 
+#define HANDOFF_FIRST_SECONDS 5 /* for the first message */
+
 struct handoff {
     int fd;
     struct event *event;
+    struct event *deadline; /* of the first message; NULL after it */
     pid_t pid;
     const struct handoff_handlers *handlers;
     void *owner;
@@ -116,6 +119,20 @@ static const char *handoff_check(const char *packet, int bytes,
     return text;
 }
 
+static void handoff_end_deadline(struct handoff *handoff)
+{
+    if (handoff->deadline)
+        event_free(handoff->deadline);
+    handoff->deadline = NULL;
+}
+
+static void handoff_late(evutil_socket_t socket, short what, void *opaque)
+{
+    (void)socket;
+    (void)what;
+    handoff_closed(opaque, "no message in time");
+}
+
 static void handoff_readable(evutil_socket_t socket, short what, void *opaque)
 {
     struct handoff *handoff = opaque;
@@ -126,6 +143,7 @@ static void handoff_readable(evutil_socket_t socket, short what, void *opaque)
 
     (void)socket;
     (void)what;
+    handoff_end_deadline(handoff);
     if (bytes == -EAGAIN || bytes == -EINTR)
         return;
     if (bytes <= 0) {
@@ -152,12 +170,15 @@ static void handoff_readable(evutil_socket_t socket, short what, void *opaque)
 static struct handoff *handoff_new(struct event_base *base, int fd, pid_t pid)
 {
     struct handoff *handoff = xcalloc(1, sizeof(*handoff));
+    const struct timeval timeout = {HANDOFF_FIRST_SECONDS, 0};
 
     handoff->fd = fd;
     handoff->pid = pid;
     handoff->event = event_new(base, fd, EV_READ | EV_PERSIST,
                                handoff_readable, handoff);
-    if (!handoff->event || event_add(handoff->event, NULL))
+    handoff->deadline = evtimer_new(base, handoff_late, handoff);
+    if (!handoff->event || event_add(handoff->event, NULL) ||
+        !handoff->deadline || evtimer_add(handoff->deadline, &timeout))
         abort();
     return handoff;
 }
@@ -202,6 +223,7 @@ void handoff_free(struct handoff *handoff)
         return;
     handoff->dead = true;
     event_free(handoff->event);
+    handoff_end_deadline(handoff);
     close(handoff->fd);
     if (!handoff->busy)
         free(handoff);

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "conf.h"
@@ -78,6 +79,17 @@ static void on_signal(evutil_socket_t number, short what, void *opaque)
     event_base_loopbreak(base);
 }
 
+/* Each migration takes some twenty descriptors. */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char **argv)
 {
     struct event *term, *interrupt;
@@ -93,6 +105,7 @@ int main(int argc, char **argv)
     probe_check();
     signal(SIGPIPE, SIG_IGN);
     umask(0077);
+    raise_file_limit();
     base = event_base_new();
     if (!base)
         die("event_base_new failed");

@@ -63,7 +63,8 @@ static void stranger_message(void *owner, const Remapd__Message *message)
     char error[ERROR_TEXT_BYTES];
 
     if (message->body_case != REMAPD__MESSAGE__BODY_HELLO ||
-        hello->magic != WIRE_MAGIC) {
+        hello->magic != WIRE_MAGIC ||
+        hello->kind > REMAPD__HELLO__KIND__BULK) {
         stranger_refuse(stranger, "that was no hello");
         return;
     }

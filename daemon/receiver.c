@@ -255,7 +255,7 @@ static int receive_frame(struct receive_thread *thread, char *error)
     }
 }
 
-static void *receive_main(void *opaque)
+static void receive_main(void *opaque)
 {
     struct receive_thread *thread = opaque;
     struct receiver *receiver = thread->receiver;
@@ -265,7 +265,6 @@ static void *receive_main(void *opaque)
     while (!receive_frame(thread, error))
         ;
     thread_status_fail(&receiver->status, &thread->channel, error);
-    return NULL;
 }
 
 int receiver_start(struct receiver *receiver, int uffd,
@@ -285,7 +284,8 @@ int receiver_start(struct receiver *receiver, int uffd,
             placer_expect(thread->placer, granules);
         if (thread->channel.kind == CHANNEL_URGENT)
             urgent[urgent_count++] = &thread->channel;
-        ret = thread_start(&thread->worker, receive_main, thread);
+        ret = thread_start(&thread->worker, &receiver->status, receive_main,
+                           thread);
         if (ret)
             return ret;
     }
@@ -298,20 +298,24 @@ void receiver_stop(struct receiver *receiver)
 {
     thread_status_stop(&receiver->status);
     fault_reader_stop(receiver->faults);
-    receiver->faults = NULL;
     for (unsigned i = 0; i < receiver->count; i++)
         channel_shutdown(&receiver->threads[i].channel);
-    for (unsigned i = 0; i < receiver->count; i++)
-        thread_join(&receiver->threads[i].worker);
+}
+
+bool receiver_ended(const struct receiver *receiver)
+{
+    return thread_status_ended(&receiver->status);
 }
 
 void receiver_free(struct receiver *receiver)
 {
     if (!receiver)
         return;
-    receiver_stop(receiver);
-    for (unsigned i = 0; i < receiver->count; i++)
+    fault_reader_free(receiver->faults);
+    for (unsigned i = 0; i < receiver->count; i++) {
+        thread_join(&receiver->threads[i].worker);
         channel_fini(&receiver->threads[i].channel);
+    }
     pagemap_fini(&receiver->map);
     thread_status_fini(&receiver->status);
     free(receiver);

@@ -42,10 +42,15 @@ void receiver_add_channel(struct receiver *receiver, int fd,
 int receiver_start(struct receiver *receiver, int uffd,
                     const enum place_engine *engines);
 
-/** receiver_stop() - end all threads; pages stay as they are. */
+/** receiver_stop() - have all threads end, without waiting for it; pages stay
+ * as they are. */
 void receiver_stop(struct receiver *receiver);
 
-/** receiver_free() - stop, close the channels, free. NULL is fine. */
+/** receiver_ended() - have they? The eventfd is written when they have. */
+bool receiver_ended(const struct receiver *receiver);
+
+/** receiver_free() - close the channels, free; after the threads' end. NULL is
+ * fine. */
 void receiver_free(struct receiver *receiver);
 
 /** receiver_left() - pages not placed yet. Any thread. */

@@ -254,7 +254,7 @@ static int send_bulk(struct send_thread *thread, char *error)
     return ret;
 }
 
-static void *send_main(void *opaque)
+static void send_main(void *opaque)
 {
     struct send_thread *thread = opaque;
     char error[ERROR_TEXT_BYTES];
@@ -268,7 +268,6 @@ static void *send_main(void *opaque)
             ret = answer_request(thread, error);
     if (ret)
         thread_status_fail(&thread->sender->status, &thread->channel, error);
-    return NULL;
 }
 
 int sender_start(struct sender *sender)
@@ -276,8 +275,8 @@ int sender_start(struct sender *sender)
     int ret = 0;
 
     for (unsigned i = 0; i < sender->count && !ret; i++)
-        ret = thread_start(&sender->threads[i].worker, send_main,
-                           &sender->threads[i]);
+        ret = thread_start(&sender->threads[i].worker, &sender->status,
+                           send_main, &sender->threads[i]);
     return ret;
 }
 
@@ -286,17 +285,21 @@ void sender_stop(struct sender *sender)
     thread_status_stop(&sender->status);
     for (unsigned i = 0; i < sender->count; i++)
         channel_shutdown(&sender->threads[i].channel);
-    for (unsigned i = 0; i < sender->count; i++)
-        thread_join(&sender->threads[i].worker);
+}
+
+bool sender_ended(const struct sender *sender)
+{
+    return thread_status_ended(&sender->status);
 }
 
 void sender_free(struct sender *sender)
 {
     if (!sender)
         return;
-    sender_stop(sender);
-    for (unsigned i = 0; i < sender->count; i++)
+    for (unsigned i = 0; i < sender->count; i++) {
+        thread_join(&sender->threads[i].worker);
         channel_fini(&sender->threads[i].channel);
+    }
     pageset_fini(&sender->left);
     thread_status_fini(&sender->status);
     free(sender->granule);

@@ -50,10 +50,14 @@ uint64_t sender_left(const struct sender *sender);
  * Return: 0, or -errno if threads cannot be had; then call sender_stop(). */
 int sender_start(struct sender *sender);
 
-/** sender_stop() - end all threads. */
+/** sender_stop() - have all threads end, without waiting for it. */
 void sender_stop(struct sender *sender);
 
-/** sender_free() - stop, close the channels, free. NULL is fine. */
+/** sender_ended() - have they? The eventfd is written when they have. */
+bool sender_ended(const struct sender *sender);
+
+/** sender_free() - close the channels, free; after the threads' end. NULL is
+ * fine. */
 void sender_free(struct sender *sender);
 
 /** sender_bytes() - memory that the sender's map takes. */

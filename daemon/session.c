@@ -21,8 +21,10 @@ static const char *const state_names[] = {
 _Static_assert(ARRAY_SIZE(state_names) == SESSION_STATES,
                "a name for every state");
 
-static struct session *sessions;
+static struct session *sessions, *closing;
 static unsigned session_total;
+
+#define SESSION_END_NAPS 100 /* of 10 ms, at the end of the program */
 
 /* The last sessions that ended, oldest first from ended_count on. */
 #define SESSION_MAX_ENDED 16
@@ -38,6 +40,26 @@ const struct session_ops *session_ops_of(const struct session *session)
 static const char *role_name(const struct session *session)
 {
     return session->role == HANDOFF_SOURCE ? "source" : "destination";
+}
+
+static void session_unlink(struct session **list, struct session *session)
+{
+    while (*list != session)
+        list = &(*list)->next;
+    *list = session->next;
+}
+
+/* Nobody knows the session any more, and its threads have ended. */
+static void session_free(struct session *session)
+{
+    session_unlink(&closing, session);
+    session_total--;
+    session_ops_of(session)->fini(session);
+    event_free(session->notify);
+    close(session->notify_fd);
+    block_table_fini(&session->table);
+    explicit_bzero(session, sizeof(*session));
+    free(session);
 }
 
 static void session_tick(evutil_socket_t fd, short what, void *opaque)
@@ -56,7 +78,10 @@ static void session_notified(evutil_socket_t fd, short what, void *opaque)
 
     (void)what;
     eventfd_read(fd, &value);
-    session_ops_of(session)->plane(session);
+    if (!session->closing)
+        session_ops_of(session)->plane(session);
+    else if (session_ops_of(session)->ended(session))
+        session_free(session);
 }
 
 struct session *session_new(struct event_base *base, const struct conf *conf,
@@ -252,10 +277,15 @@ struct json_object *session_ended_json(void)
     return list;
 }
 
+void session_end(struct session *session, const char *reason)
+{
+    if (session->state < SESSION_ACTIVE)
+        log_info("session %s: QEMU left: %s", session->id_text, reason);
+    session_close(session);
+}
+
 void session_close(struct session *session)
 {
-    struct session **link = &sessions;
-
     session_ops_of(session)->stop(session);
     if (session->state != SESSION_FAILED && session->state != SESSION_PAUSED &&
         session->state != SESSION_COMPLETE)
@@ -264,19 +294,15 @@ void session_close(struct session *session)
         session_remember(session);
     log_info("session %s: %s ends, %s", session->id_text, role_name(session),
              state_names[session->state]);
-    while (*link != session)
-        link = &(*link)->next;
-    *link = session->next;
-    session_total--;
+    session_unlink(&sessions, session);
+    session->next = closing;
+    closing = session;
+    session->closing = true;
     handoff_free(session->handoff);
     msg_conn_free(session->control);
-    session_ops_of(session)->fini(session);
-    event_free(session->notify);
     event_free(session->tick);
-    close(session->notify_fd);
-    block_table_fini(&session->table);
-    explicit_bzero(session, sizeof(*session));
-    free(session);
+    if (session_ops_of(session)->ended(session))
+        session_free(session);
 }
 
 int session_cancel(struct session *session)
@@ -380,5 +406,17 @@ void session_close_all(void)
         if (session->state == SESSION_ACTIVE)
             session_pause(session, "remapd ends");
         session_close(session);
+    }
+    /* A thread that hangs in a QEMU's memory ends with the process. */
+    for (unsigned naps = 0; closing && naps < SESSION_END_NAPS; naps++) {
+        struct session *session = closing, *next;
+
+        for (; session; session = next) {
+            next = session->next;
+            if (session_ops_of(session)->ended(session))
+                session_free(session);
+        }
+        if (closing)
+            nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     }
 }

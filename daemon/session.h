@@ -58,6 +58,7 @@ struct session {
     struct event *tick;   /* once a second, ten times once active */
     struct event *notify; /* written by page threads */
     int notify_fd;
+    bool closing; /* only waiting for its threads */
     uint64_t created_ns, active_ns, complete_ns, heard_ns, spoke_ns;
 
     struct block_table table; /* of both: names and sizes are the same */
@@ -87,7 +88,8 @@ struct session *session_find_text(const char *text);
 /** session_first() - the list of all sessions, by ->next. */
 struct session *session_first(void);
 
-/** session_count() - how many there are. */
+/** session_count() - how many there are, with those whose threads have not yet
+ * come to their end. */
 unsigned session_count(void);
 
 /** session_set_id() - the id under which both hosts know the session. */
@@ -119,7 +121,11 @@ void session_pause(struct session *session, const char *format, ...)
 /** session_lost() - session_fail() or session_pause(), by what can be lost. */
 void session_lost(struct session *session, const char *reason);
 
-/** session_close() - write the report, free. */
+/** session_end() - session_close(), and say why if it is not complete. */
+void session_end(struct session *session, const char *reason);
+
+/** session_close() - write the report and end the session. It is freed once its
+ * threads have come to their end; do not touch it afterwards. */
 void session_close(struct session *session);
 
 /** session_cancel() - an operator's wish. Return: 0, or -EBUSY if the guest
@@ -143,7 +149,8 @@ extern const struct session_ops {
     void (*init)(struct session *session, const struct handoff_hello *hello);
     void (*tick)(struct session *session);
     void (*plane)(struct session *session); /* page threads have news */
-    void (*stop)(struct session *session);  /* end the page threads */
+    void (*stop)(struct session *session);  /* have the page threads end */
+    bool (*ended)(const struct session *session); /* have they? */
     void (*fini)(struct session *session);
     enum place_engine (*engine)(const struct session *session,
                                 uint32_t block); /* or PLACE_ENGINES */

@@ -48,7 +48,7 @@ struct session_destination {
     int uffd;
     uint64_t uffd_features;
     uint64_t prepare_ns; /* when the source asked */
-    bool left_known;
+    bool left_known, detaching;
 };
 
 static unsigned channel_total(const struct session *session)
@@ -544,14 +544,12 @@ static void destination_tick(struct session *session)
     wire_keep_alive(session);
 }
 
-static void destination_plane(struct session *session)
+static void plane_news(struct session *session)
 {
-    struct session_destination *destination = session->destination;
-    const char *error = receiver_error(destination->receiver);
+    struct receiver *receiver = session->destination->receiver;
+    const char *error = receiver_error(receiver);
 
-    if (session->state != SESSION_ACTIVE)
-        return;
-    if (!receiver_left(destination->receiver)) {
+    if (!receiver_left(receiver)) {
         send_progress(session);
         session->complete_ns = now_ns();
         session_set_state(session, SESSION_COMPLETE);
@@ -562,6 +560,27 @@ static void destination_plane(struct session *session)
         snprintf(reason, sizeof(reason), "%s", error);
         session_lost(session, reason);
     }
+}
+
+/* QEMU is told once no thread can touch its memory any more. */
+static void detach_if_ended(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    if (!session_ops_of(session)->ended(session))
+        return;
+    close(destination->uffd);
+    destination->uffd = -1;
+    handoff_send(session->handoff, HANDOFF_DETACHED, NULL, 0);
+    session_close(session);
+}
+
+static void destination_plane(struct session *session)
+{
+    if (session->destination->detaching)
+        detach_if_ended(session);
+    else if (session->state == SESSION_ACTIVE)
+        plane_news(session);
 }
 
 static void control_message(void *owner, const Remapd__Message *message)
@@ -614,15 +633,14 @@ static void on_detach(struct session *session)
 
     if (session->state == SESSION_ACTIVE) {
         session_pause(session, "QEMU detaches before every page is placed");
-    } else if (session->state != SESSION_COMPLETE) {
+    } else if (session->state != SESSION_COMPLETE &&
+               session->state != SESSION_PAUSED) {
         session_lost(session, "QEMU detaches out of turn");
         return;
     }
     session_ops_of(session)->stop(session);
-    close(destination->uffd);
-    destination->uffd = -1;
-    handoff_send(session->handoff, HANDOFF_DETACHED, NULL, 0);
-    session_close(session);
+    destination->detaching = true;
+    detach_if_ended(session);
 }
 
 static void handoff_message(void *owner, enum handoff_type type,
@@ -659,7 +677,7 @@ static void handoff_closed(void *owner, const char *reason)
         session_fail(session, "the destination's QEMU left before the "
                               "switchover: %s", reason);
     else
-        session_close(session);
+        session_end(session, reason);
 }
 
 static void destination_stop(struct session *session)
@@ -669,6 +687,13 @@ static void destination_stop(struct session *session)
     if (destination->receiver)
         receiver_stop(destination->receiver);
     update_figures(session);
+}
+
+static bool destination_ended(const struct session *session)
+{
+    const struct receiver *receiver = session->destination->receiver;
+
+    return !receiver || receiver_ended(receiver);
 }
 
 static void destination_fini(struct session *session)
@@ -703,6 +728,7 @@ const struct session_ops session_destination_ops = {
     .tick = destination_tick,
     .plane = destination_plane,
     .stop = destination_stop,
+    .ended = destination_ended,
     .fini = destination_fini,
     .engine = destination_engine,
 };

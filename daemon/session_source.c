@@ -510,7 +510,7 @@ static void handoff_closed(void *owner, const char *reason)
         session_fail(session, "the source's QEMU left before the switchover: "
                               "%s", reason);
     else
-        session_close(session);
+        session_end(session, reason);
 }
 
 static void source_tick(struct session *session)
@@ -536,6 +536,11 @@ static void source_stop(struct session *session)
     update_figures(session);
     if (session->source->sender)
         sender_stop(session->source->sender);
+}
+
+static bool source_ended(const struct session *session)
+{
+    return !session->source->sender || sender_ended(session->source->sender);
 }
 
 static void source_fini(struct session *session)
@@ -571,6 +576,7 @@ const struct session_ops session_source_ops = {
     .tick = source_tick,
     .plane = source_plane,
     .stop = source_stop,
+    .ended = source_ended,
     .fini = source_fini,
     .engine = source_engine,
 };

@@ -12,7 +12,18 @@
 #define THREAD_URGENT_NICE     (-15)
 #define THREAD_URGENT_SLICE_NS 100000
 
-int thread_start(struct thread *thread, void *(*main)(void *), void *opaque)
+static void *thread_entry(void *opaque)
+{
+    struct thread *thread = opaque;
+
+    thread->main(thread->opaque);
+    atomic_fetch_sub(&thread->status->alive, 1);
+    thread_status_poke(thread->status);
+    return NULL;
+}
+
+int thread_start(struct thread *thread, struct thread_status *status,
+                 void (*main)(void *opaque), void *opaque)
 {
     void *buffer = mmap(NULL, FRAME_MAX_BYTES, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -22,9 +33,14 @@ int thread_start(struct thread *thread, void *(*main)(void *), void *opaque)
         return -errno;
     madvise(buffer, FRAME_MAX_BYTES, MADV_DONTFORK);
     madvise(buffer, FRAME_MAX_BYTES, MADV_DONTDUMP);
-    thread->buffer = buffer;
-    ret = pthread_create(&thread->id, NULL, main, opaque);
+    *thread = (struct thread){.status = status,
+                              .main = main,
+                              .opaque = opaque,
+                              .buffer = buffer};
+    atomic_fetch_add(&status->alive, 1);
+    ret = pthread_create(&thread->id, NULL, thread_entry, thread);
     if (ret) {
+        atomic_fetch_sub(&status->alive, 1);
         munmap(buffer, FRAME_MAX_BYTES);
         return -ret;
     }
@@ -55,6 +71,11 @@ void thread_status_fini(struct thread_status *status)
 void thread_status_stop(struct thread_status *status)
 {
     status->stopping = true;
+}
+
+bool thread_status_ended(const struct thread_status *status)
+{
+    return !status->alive;
 }
 
 bool thread_status_stopping(const struct thread_status *status)

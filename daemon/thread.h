@@ -17,22 +17,33 @@
 struct thread_status {
     int notify_fd;
     _Atomic bool stopping, failed;
+    _Atomic unsigned alive; /* threads that have not come to their end */
     pthread_mutex_t lock;
     char error[ERROR_TEXT_BYTES]; /* written once, before `failed` is set */
 };
 
 /* A page-carrying thread, with the buffer that it works in. */
 struct thread {
+    struct thread_status *status;
+    void (*main)(void *opaque);
+    void *opaque;
     pthread_t id;
     uint8_t *buffer; /* FRAME_MAX_BYTES, never dumped or forked */
     bool running;
 };
 
-/** thread_start() - allocate the buffer and run @main(@opaque).
- * Main thread. Return: 0 or -errno. */
-int thread_start(struct thread *thread, void *(*main)(void *), void *opaque);
+/** thread_start() - allocate the buffer and run @main(@opaque); its end is
+ * counted in @status. Main thread. Return: 0 or -errno. */
+int thread_start(struct thread *thread, struct thread_status *status,
+                 void (*main)(void *opaque), void *opaque);
 
-/** thread_join() - wait for its end, free the buffer; fine if it never ran. */
+/**
+ * thread_join() - free what a thread had; fine if it never ran.
+ *
+ * To be called after its end (thread_status_ended()): a thread may hang in the
+ * kernel for as long as a QEMU's memory does not answer, and the main thread
+ * must not hang with it.
+ */
 void thread_join(struct thread *thread);
 
 /** thread_status_init() - @notify_fd: an eventfd that wakes the main thread.
@@ -43,6 +54,10 @@ void thread_status_fini(struct thread_status *status);
 
 /** thread_status_stop() - from now on errors are expected and not kept. */
 void thread_status_stop(struct thread_status *status);
+
+/** thread_status_ended() - have all threads come to their end? The main thread
+ * is poked at each one's. */
+bool thread_status_ended(const struct thread_status *status);
 
 /** thread_status_stopping() - has thread_status_stop() been called? */
 bool thread_status_stopping(const struct thread_status *status);

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -64,6 +65,12 @@ void wire_take_block(struct session *session, struct block_table *table,
 
     if (!block.hva || (flags & HANDOFF_BLOCK_FD && block.fd < 0)) {
         session_lost(session, "QEMU handed over a block without memory");
+        return;
+    }
+    /* Shared memory only: reading another file may block without end. */
+    if (block.fd >= 0 && fcntl(block.fd, F_GET_SEALS) < 0) {
+        session_lost(session, "QEMU handed over a block whose descriptor is "
+                              "no memfd, shmem or hugetlbfs file");
         return;
     }
     memcpy(block.idstr, message->idstr, sizeof(block.idstr));

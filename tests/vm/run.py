@@ -164,7 +164,8 @@ def idle_daemons_have_no_migration_and_end():
             listed = json.loads(run_command(
                 str(BUILD / "remapctl"), "--socket", str(host.remapd.control),
                 "--json", "list"))
-            require(listed == {"sessions": []}, f"remapctl lists {listed}")
+            require(listed == {"sessions": [], "ended": []},
+                    f"remapctl lists {listed}")
             host.remapd.close()
             code = host.remapd.process.child.returncode
             require(code == 0, f"remapd ended with {code}")
