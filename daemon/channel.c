@@ -10,10 +10,10 @@
 
 #include "util.h"
 
-/* A bulk channel holds what the link carries in a round trip and half a
- * millisecond: enough to keep it busy, and a page that is asked for meanwhile
+/* A bulk channel holds what the link carries in a round trip and a bit
+ * more: enough to keep it busy, and a page that is asked for meanwhile
  * does not wait behind more than that at the bottleneck. */
-#define BULK_QUEUE_US         500
+#define BULK_QUEUE_US         300
 #define BULK_MIN_BUFFER_BYTES (64u << 10)
 #define BULK_MAX_BUFFER_BYTES (16u << 20)
 #define BULK_NEW_BUFFER_BYTES (256u << 10) /* before anything is known */

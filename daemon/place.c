@@ -167,12 +167,14 @@ int place_zero(const struct place_target *target, enum place_engine engine,
 }
 
 int place_whole(const struct place_target *target, enum place_engine engine,
-                struct placer *placer, const struct block *block,
-                uint64_t offset, const uint64_t *data, const uint8_t *from)
+                struct placer_pool *placers, unsigned own,
+                const struct block *block, uint64_t offset,
+                const uint64_t *data, const uint8_t *from)
 {
     uint64_t done = 0;
     int error =
-        engines[engine]->whole(placer, block, offset, data, from, &done);
+        engines[engine]->whole(placers, own, block, offset, data, from,
+                                &done);
 
     switch (place_outcome_of(engine, error)) {
     case OUTCOME_PLACED:

@@ -51,8 +51,9 @@ struct place_ops {
     /* Place a whole granule of HUGE_BYTES as one huge page, or NULL: there is
      * no such way. Pages of @data have their bytes at @from, the others are
      * zero. */
-    int (*whole)(struct placer *placer, const struct block *block,
-                 uint64_t offset, const uint64_t *data, const uint8_t *from,
+    int (*whole)(struct placer_pool *placers, unsigned own,
+                 const struct block *block, uint64_t offset,
+                 const uint64_t *data, const uint8_t *from,
                  uint64_t *done);
 };
 
@@ -99,7 +100,7 @@ uint64_t place_granule(enum place_engine engine, const struct block *block);
 
 /**
  * place_whole() - place all of one granule of HUGE_BYTES as one huge page.
- * @placer: the calling thread's
+ * @placers, @own: as in placer_place()
  * @offset: a multiple of HUGE_BYTES; every page from there is missing
  * @data: which pages have bytes at @from; the others are zero
  *
@@ -107,8 +108,9 @@ uint64_t place_granule(enum place_engine engine, const struct block *block);
  * place_zero() instead; -ESRCH if the guest's memory is gone.
  */
 int place_whole(const struct place_target *target, enum place_engine engine,
-                struct placer *placer, const struct block *block,
-                uint64_t offset, const uint64_t *data, const uint8_t *from);
+                struct placer_pool *placers, unsigned own,
+                const struct block *block, uint64_t offset,
+                const uint64_t *data, const uint8_t *from);
 
 /** place_present() - answer a fault on a page that is not missing: give it
  * what the kernel holds for it, or zeros if it holds nothing any more. */

@@ -3,6 +3,8 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "util.h"
@@ -12,14 +14,15 @@
 #define PLACER_PRIME_AT_ONCE 8 /* slots in one command, before the first use */
 
 struct placer {
+    pthread_mutex_t lock; /* of all that follows, once pages move */
     int fd;
     pid_t pid;
     uint64_t staging;
     uint32_t slots, next; /* the ring of slots; the one to be used next */
-    uint32_t primed;      /* slots from next on that are ready */
+    _Atomic uint32_t primed; /* slots from next on that are ready */
     uint32_t asked;       /* slots behind them whose priming is under way */
     uint64_t uses;        /* that are still expected */
-    bool broken;
+    _Atomic bool broken;
 };
 
 static void placer_command(struct placer *placer, enum placer_op op,
@@ -83,18 +86,18 @@ struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots)
 
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
-    *placer = (struct placer){.fd = fd,
-                              .pid = pid,
-                              .staging = staging,
-                              .slots = slots,
-                              .uses = slots};
+    *placer = (struct placer){
+        .fd = fd, .pid = pid, .staging = staging, .slots = slots};
+    pthread_mutex_init(&placer->lock, NULL);
     return placer;
 }
 
 void placer_begin(struct placer *placer)
 {
+    placer->uses = placer->slots;
     while (!placer->broken && placer->asked < placer->slots)
         placer_prime(placer, PLACER_PRIME_AT_ONCE);
+    placer->uses = 0;
 }
 
 bool placer_ready(struct placer *placer)
@@ -119,6 +122,7 @@ void placer_free(struct placer *placer)
     if (!placer)
         return;
     close(placer->fd);
+    pthread_mutex_destroy(&placer->lock);
     free(placer);
 }
 
@@ -141,14 +145,30 @@ static bool placer_fill(const struct placer *placer, const uint8_t *from,
            (ssize_t)bytes;
 }
 
-int placer_place(struct placer *placer, uint64_t hva, const uint8_t *from,
-                 const struct iovec *iov, unsigned count, uint64_t length,
-                 uint64_t *done)
+/* The placer to use: the thread's own, or the one with the most to give. */
+static struct placer *placer_pick(struct placer_pool *pool, unsigned own)
+{
+    struct placer *best = pool->placers[own];
+
+    if (best->primed && !best->broken)
+        return best;
+    for (unsigned i = 0; i < pool->count; i++) {
+        struct placer *placer = pool->placers[i];
+
+        if (!placer->broken &&
+            (best->broken || placer->primed > best->primed))
+            best = placer;
+    }
+    return best;
+}
+
+static int placer_use(struct placer *placer, uint64_t hva, const uint8_t *from,
+                      const struct iovec *iov, unsigned count, uint64_t length,
+                      uint64_t *done)
 {
     struct placer_answer answer;
     bool moved = false;
 
-    *done = 0;
     placer_ready(placer);
     if (!placer->primed && placer->asked && !placer->broken)
         placer_answer(placer, &answer, 0);
@@ -166,4 +186,18 @@ int placer_place(struct placer *placer, uint64_t hva, const uint8_t *from,
         return EIO;
     *done = answer.done;
     return (int)answer.error;
+}
+
+int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva,
+                 const uint8_t *from, const struct iovec *iov, unsigned count,
+                 uint64_t length, uint64_t *done)
+{
+    struct placer *placer = placer_pick(pool, own);
+    int error;
+
+    *done = 0;
+    pthread_mutex_lock(&placer->lock);
+    error = placer_use(placer, hva, from, iov, count, length, done);
+    pthread_mutex_unlock(&placer->lock);
+    return error;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * remapd's hand in QEMU: staging there, and the thread that moves it into the
- * guest. proto/placer.h has the protocol. One receiving thread uses a placer;
- * the main thread only makes and frees it.
+ * remapd's hands in QEMU: staging there, and threads that move it into the
+ * guest. proto/placer.h has the protocol. Each receiving thread has a placer of
+ * its own, and lends it to the others when they have no primed staging left.
  */
 #ifndef REMAPD_PLACER_ROOM_H
 #define REMAPD_PLACER_ROOM_H
@@ -14,7 +14,15 @@
 
 #include "../proto/placer.h"
 
+#define PLACER_MAX_COUNT 16
+
 struct placer;
+
+/* All placers of a session; made and freed by the main thread. */
+struct placer_pool {
+    struct placer *placers[PLACER_MAX_COUNT];
+    unsigned count;
+};
 
 /**
  * placer_new() - use the placer at the other end of @fd.
@@ -36,24 +44,27 @@ void placer_begin(struct placer *placer);
 bool placer_ready(struct placer *placer);
 
 /** placer_expect() - so many slots will be used in all, about: used ones are
- * primed again only as far as that. Main thread, before the first use. */
+ * primed again only as far as that, and not at all if this is not called; for
+ * priming takes time that a fault would wait. Main thread, before the first
+ * use. */
 void placer_expect(struct placer *placer, uint64_t uses);
 
 /** placer_free() - close; QEMU gives up the staging. NULL is fine. */
 void placer_free(struct placer *placer);
 
 /**
- * placer_place() - fill the next slot and move it to @hva, as one piece.
+ * placer_place() - fill a slot and move it to @hva, as one piece.
+ * @own: index of the calling thread's placer in @pool
  * @iov: what the slot is to hold, iov_base within @from; used up in place
  * @from: the buffer that stands for the slot: each part of @iov goes to the
  *        same place in the slot; what is not named is zero
  * @length: bytes to move
  * @done: result: bytes that moved
  *
- * Blocks until QEMU has answered. Return: 0 or a positive errno: of the
- * kernel's move, or EIO if the placer is of no use any more.
+ * Any thread; blocks until QEMU has answered. Return: 0 or a positive errno: of the
+ * kernel's move, or EIO if no placer is of use any more.
  */
-int placer_place(struct placer *placer, uint64_t hva, const uint8_t *from,
+int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva, const uint8_t *from,
                  const struct iovec *iov, unsigned count, uint64_t length,
                  uint64_t *done);
 

@@ -16,12 +16,12 @@ struct receive_thread {
     struct receiver *receiver;
     struct channel channel;
     struct thread worker; /* its buffer is this thread's staging */
-    struct placer *placer;
 };
 
 struct receiver {
     const struct block_table *table;
     const enum place_engine *engines;
+    struct placer_pool *placers;
     struct place_target target;
     struct pagemap map;
     struct receive_thread threads[THREAD_MAX_CHANNELS];
@@ -48,13 +48,11 @@ void receiver_expect(struct receiver *receiver, uint64_t first, uint64_t pages)
 }
 
 void receiver_add_channel(struct receiver *receiver, int fd,
-                          enum channel_kind kind, unsigned index,
-                          struct placer *placer)
+                          enum channel_kind kind, unsigned index)
 {
     struct receive_thread *thread = &receiver->threads[receiver->count++];
 
     thread->receiver = receiver;
-    thread->placer = placer;
     channel_init(&thread->channel, fd, kind, index);
 }
 
@@ -117,8 +115,9 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
 
     if (place_ops_of(engine)->whole && frame->offset % HUGE_BYTES == 0 &&
         data_pages && data_pages + mask_count(zero) == FRAME_MAX_PAGES)
-        ret = place_whole(&receiver->target, engine, thread->placer,
-                          frame->block, frame->offset, data, from);
+        ret = place_whole(&receiver->target, engine, receiver->placers,
+                          (unsigned)(thread - receiver->threads), frame->block,
+                          frame->offset, data, from);
     if (ret != -EAGAIN)
         return ret;
     ret = place_runs(thread, frame, data, from);
@@ -268,7 +267,8 @@ static void receive_main(void *opaque)
 }
 
 int receiver_start(struct receiver *receiver, int uffd,
-                    const enum place_engine *engines)
+                   const enum place_engine *engines,
+                   struct placer_pool *placers)
 {
     uint64_t granules = pagemap_left(&receiver->map) / FRAME_MAX_PAGES;
     struct channel *urgent[THREAD_MAX_CHANNELS];
@@ -277,11 +277,12 @@ int receiver_start(struct receiver *receiver, int uffd,
 
     receiver->target.uffd = uffd;
     receiver->engines = engines;
+    receiver->placers = placers;
     for (unsigned i = 0; i < receiver->count; i++) {
         struct receive_thread *thread = &receiver->threads[i];
 
-        if (thread->placer)
-            placer_expect(thread->placer, granules);
+        if (placers->placers[i] && thread->channel.kind == CHANNEL_BULK)
+            placer_expect(placers->placers[i], granules);
         if (thread->channel.kind == CHANNEL_URGENT)
             urgent[urgent_count++] = &thread->channel;
         ret = thread_start(&thread->worker, &receiver->status, receive_main,

@@ -29,18 +29,19 @@ struct receiver *receiver_new(const struct block_table *table,
 void receiver_expect(struct receiver *receiver, uint64_t first,
                      uint64_t pages);
 
-/** receiver_add_channel() - take over a connected socket; before start.
- * @placer: that its thread may use until receiver_stop(), or NULL */
+/** receiver_add_channel() - take over a connected socket; before start. */
 void receiver_add_channel(struct receiver *receiver, int fd,
-                          enum channel_kind kind, unsigned index,
-                          struct placer *placer);
+                          enum channel_kind kind, unsigned index);
 
 /** receiver_start() - serve the faults of @uffd, which stays the caller's.
  * @engines: by block index; read until receiver_free()
+ * @placers: one for each channel, in their order, or none; until the end of
+ *           the threads
  * Return: 0, or -errno if threads or staging cannot be had; then call
  * receiver_stop(). */
 int receiver_start(struct receiver *receiver, int uffd,
-                    const enum place_engine *engines);
+                   const enum place_engine *engines,
+                   struct placer_pool *placers);
 
 /** receiver_stop() - have all threads end, without waiting for it; pages stay
  * as they are. */

@@ -25,6 +25,7 @@ struct sender {
     struct stats *stats;
     struct pageset left;    /* what bulk has still to send */
     _Atomic uint64_t hint;  /* page number that was asked for last */
+    _Atomic unsigned whole; /* huge pages being sent to who waits for them */
     struct send_thread threads[THREAD_MAX_CHANNELS];
     unsigned count;
     struct thread_status status;
@@ -193,8 +194,13 @@ static int answer_request(struct send_thread *thread, char *error)
     if (frame.length < HUGE_BYTES)
         mask_add(wanted, frame.wanted);
     frame.wanted = 0;
-    if (mask_count(wanted))
+    if (mask_count(wanted)) {
+        unsigned whole = frame.length >= HUGE_BYTES;
+
+        sender->whole += whole;
         ret = send_range(thread, &frame, wanted, error);
+        sender->whole -= whole;
+    }
     sender->hint = frame_first_page(&frame);
     return ret;
 }
@@ -234,12 +240,20 @@ static int send_end(struct send_thread *thread, char *error)
 
 static int send_bulk(struct send_thread *thread, char *error)
 {
+    const struct timespec nap = {.tv_nsec = 50000};
     struct sender *sender = thread->sender;
     uint64_t page = 0;
     int ret = 0;
 
     while (!ret && !thread_status_stopping(&sender->status)) {
-        uint64_t hint = atomic_exchange(&sender->hint, SENDER_NO_HINT);
+        uint64_t hint;
+
+        /* A huge page for a fault carries as much as bulk would meanwhile. */
+        if (sender->whole) {
+            nanosleep(&nap, NULL);
+            continue;
+        }
+        hint = atomic_exchange(&sender->hint, SENDER_NO_HINT);
 
         page = pageset_next(&sender->left,
                             hint == SENDER_NO_HINT

@@ -40,8 +40,7 @@ struct session_destination {
     uint8_t key[SESSION_SECRET_BYTES];    /* of the channels; each once */
     uint32_t channels_open;               /* bit i: urgent ones, then bulk */
     int channel_fds[THREAD_MAX_CHANNELS];
-    struct placer *placers[THREAD_MAX_CHANNELS]; /* lent to the receiver */
-    unsigned placer_count;
+    struct placer_pool placers; /* lent to the receiver */
     struct block_table qemu_table; /* what QEMU hands over; see ATTACH */
     enum place_engine *engines;    /* by block index */
     struct receiver *receiver;     /* once prepared */
@@ -58,7 +57,7 @@ static unsigned channel_total(const struct session *session)
 
 static bool has_placers(const struct session *session)
 {
-    return session->destination->placer_count == channel_total(session);
+    return session->destination->placers.count == channel_total(session);
 }
 
 /* ---- the ticket ---- */
@@ -248,7 +247,7 @@ static void on_placer(struct session *session,
                       const struct handoff_placer *message, int *fd)
 {
     struct session_destination *destination = session->destination;
-    unsigned index = destination->placer_count;
+    unsigned index = destination->placers.count;
     uint32_t slots = be32toh(message->slots);
 
     if (session->state >= SESSION_PREPARED || *fd < 0 || !slots ||
@@ -258,10 +257,10 @@ static void on_placer(struct session *session,
     }
     if (index < session->conf->urgent_channels)
         slots = MIN(slots, STAGING_URGENT_SLOTS);
-    destination->placers[index] =
+    destination->placers.placers[index] =
         placer_new(*fd, handoff_pid(session->handoff),
                    be64toh(message->staging), slots);
-    destination->placer_count++;
+    destination->placers.count++;
     *fd = -1;
 }
 
@@ -320,13 +319,12 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
     for (unsigned i = 0; i < channel_total(session); i++) {
         bool urgent = i < session->conf->urgent_channels;
 
-        if (destination->placers[i])
-            placer_begin(destination->placers[i]);
+        if (destination->placers.placers[i])
+            placer_begin(destination->placers.placers[i]);
         receiver_add_channel(destination->receiver,
                              destination->channel_fds[i],
                              urgent ? CHANNEL_URGENT : CHANNEL_BULK,
-                             urgent ? i : i - session->conf->urgent_channels,
-                             destination->placers[i]);
+                             urgent ? i : i - session->conf->urgent_channels);
         destination->channel_fds[i] = -1;
     }
     destination->prepare_ns = now_ns();
@@ -343,8 +341,8 @@ static void agree_if_primed(struct session *session)
     Remapd__Prepared prepared = REMAPD__PREPARED__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
-    for (unsigned i = 0; i < destination->placer_count; i++) {
-        if (!placer_ready(destination->placers[i]) && patient)
+    for (unsigned i = 0; i < destination->placers.count; i++) {
+        if (!placer_ready(destination->placers.placers[i]) && patient)
             return;
     }
     for (uint32_t i = 0; i < session->table.count; i++)
@@ -451,7 +449,7 @@ static void start_if_ready(struct session *session)
              (unsigned long long)constant,
              (unsigned long long)channel_total(session) * FRAME_MAX_BYTES);
     ret = receiver_start(destination->receiver, destination->uffd,
-                         destination->engines);
+                         destination->engines, &destination->placers);
     if (ret) {
         session_pause(session, "starting threads: %s", strerror(-ret));
         return;
@@ -704,7 +702,7 @@ static void destination_fini(struct session *session)
     for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++) {
         if (destination->channel_fds[i] >= 0)
             close(destination->channel_fds[i]);
-        placer_free(destination->placers[i]);
+        placer_free(destination->placers.placers[i]);
     }
     if (destination->uffd >= 0)
         close(destination->uffd);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The floor: a bare request and its answer on a link, blocking TCP, nothing
- * else. The answer has the size of a page frame.
+ * else. The answer has the size of a page frame with so many bytes of memory.
  *
  *   pingpong serve ADDRESS PORT          until it is killed; says "ready"
- *   pingpong ping ADDRESS PORT SECONDS   prints p50, p99 in microseconds, JSON
+ *   pingpong ping ADDRESS PORT SECONDS BYTES
+ *                                        prints p50, p99 in microseconds, JSON
  *   pingpong stream ADDRESS PORT         fills the link until it is killed
  */
 #include <arpa/inet.h>
@@ -19,9 +20,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define REQUEST_BYTES 32
-#define ANSWER_BYTES  (32 + 4096)
-#define STREAM_BYTES  (256 << 10)
+#define HEADER_BYTES     32
+#define MAX_ANSWER_BYTES (HEADER_BYTES + (2u << 20))
+#define STREAM_BYTES     (256 << 10)
 #define MAX_PINGS     (1 << 20)
 
 static void fail(const char *what)
@@ -63,15 +64,18 @@ static void no_delay(int fd)
 static void *serve_one(void *opaque)
 {
     int fd = (int)(intptr_t)opaque;
-    char *buffer = calloc(1, STREAM_BYTES), mode;
+    char *buffer = calloc(1, MAX_ANSWER_BYTES), mode;
+    uint32_t bytes;
 
     if (!buffer || all(fd, &mode, 1, 0))
         mode = 0;
     no_delay(fd);
     if (mode == 'p') {
-        while (!all(fd, buffer, REQUEST_BYTES, 0) &&
-               !all(fd, buffer, ANSWER_BYTES, 1))
-            ;
+        while (!all(fd, buffer, HEADER_BYTES, 0)) {
+            memcpy(&bytes, buffer, sizeof(bytes));
+            if (bytes > MAX_ANSWER_BYTES || all(fd, buffer, bytes, 1))
+                break;
+        }
     } else {
         while (recv(fd, buffer, STREAM_BYTES, 0) > 0)
             ;
@@ -109,18 +113,22 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void ping(int fd, double seconds)
+static void ping(int fd, double seconds, uint32_t bytes)
 {
     uint64_t *took = calloc(MAX_PINGS, sizeof(*took)), now = clock_ns();
     uint64_t end = now + (uint64_t)(seconds * 1e9);
-    char request[REQUEST_BYTES] = {0}, answer[ANSWER_BYTES];
+    char request[HEADER_BYTES] = {0}, *answer = calloc(1, MAX_ANSWER_BYTES);
     unsigned count = 0;
 
-    while (took && now < end && count < MAX_PINGS) {
+    bytes += HEADER_BYTES;
+    if (bytes > MAX_ANSWER_BYTES)
+        fail("answer too large");
+    memcpy(request, &bytes, sizeof(bytes));
+    while (took && answer && now < end && count < MAX_PINGS) {
         uint64_t start = now;
 
         if (all(fd, request, sizeof(request), 1) ||
-            all(fd, answer, sizeof(answer), 0))
+            all(fd, answer, bytes, 0))
             fail("ping");
         now = clock_ns();
         took[count++] = now - start;
@@ -132,6 +140,7 @@ static void ping(int fd, double seconds)
            (double)took[count / 2] / 1000,
            (double)took[(uint64_t)count * 99 / 100] / 1000);
     free(took);
+    free(answer);
 }
 
 static void stream(int fd)
@@ -150,9 +159,9 @@ int main(int argc, char **argv)
     int fd;
 
     if (argc < 4 || inet_pton(AF_INET, argv[2], &address.sin_addr) != 1 ||
-        (!strcmp(mode, "ping") && argc != 5)) {
+        (!strcmp(mode, "ping") && argc != 6)) {
         fputs("Usage: pingpong serve|stream ADDRESS PORT\n"
-              "       pingpong ping ADDRESS PORT SECONDS\n", stderr);
+              "       pingpong ping ADDRESS PORT SECONDS BYTES\n", stderr);
         return 2;
     }
     address.sin_port = htons((uint16_t)atoi(argv[3]));
@@ -165,7 +174,7 @@ int main(int argc, char **argv)
     if (send(fd, mode, 1, MSG_NOSIGNAL) != 1)
         fail("send");
     if (!strcmp(mode, "ping"))
-        ping(fd, atof(argv[4]));
+        ping(fd, atof(argv[4]), (uint32_t)atol(argv[5]));
     else
         stream(fd);
     return 0;

@@ -190,15 +190,16 @@ class PingPong:
         self.stack.callback(program.close)
         return program
 
-    def ping(self, seconds=0.5):
-        program = self.spawn(self.pair.hosts[1], "ping", str(seconds))
+    def ping(self, size, seconds=0.5):
+        program = self.spawn(self.pair.hosts[1], "ping", str(seconds),
+                             str(size))
         require(program.child.wait(60) == 0, program.output())
         return json.loads(program.output().splitlines()[-1])
 
-    def ping_beside_stream(self):
+    def ping_beside_stream(self, size):
         stream = self.spawn(self.pair.hosts[1], "stream")
         try:
-            return self.ping()
+            return self.ping(size)
         finally:
             stream.close()
 
@@ -209,7 +210,8 @@ def best(rows, key):
 
 @test(link=("none", "10gbit", "1gbit"), engine=("copy", "auto"))
 def urgent_against_the_floor(link, engine):
-    """Prints; the benchmark judges."""
+    """Faults while bulk fills the link, against a bare request and answer of
+    the size that was fetched for a fault. Prints; the benchmark judges."""
     if SANITIZED:
         raise Skip("speed means nothing with a sanitizer")
     rows = []
@@ -217,15 +219,20 @@ def urgent_against_the_floor(link, engine):
         pair = stack.enter_context(Pair(link, ("--engine", engine)))
         floor = PingPong(pair, stack)
         for seed in range(3):
-            moved = pair.migrate(kind="anon", seed=seed, zero=0,
+            moved = pair.migrate(kind="thp", seed=seed, zero=0,
                                  mib=128 if link == "1gbit" else 512)
-            latency = check_figures(moved)["fault_latency_us"]
+            report = check_figures(moved)
+            latency = report["fault_latency_us"]
             require(latency["count"] > 0, "no fault was measured")
-            rows.append({"idle": floor.ping()["p50"],
-                         "beside": floor.ping_beside_stream()["p50"],
+            fetched = report["pages"]["urgent"] * 4096 / report["faults"]
+            size = 4096
+            while size < fetched and size < 2 << 20:
+                size *= 2
+            rows.append({"size": size, "idle": floor.ping(size)["p50"],
+                         "beside": floor.ping_beside_stream(size)["p50"],
                          "p50": latency["p50"], "p99": latency["p99"]})
     for row in rows:
-        print(f"# bare 4 KiB p50 {row['idle']:.0f} us idle, "
+        print(f"# bare {row['size'] >> 10} KiB p50 {row['idle']:.0f} us idle, "
               f"{row['beside']:.0f} beside a stream; fault p50 {row['p50']}, "
               f"p99 {row['p99']} while bulk runs")
     print(f"# link {link}, engine {engine}, medians of 3: fault p99 / bare p50 idle "
