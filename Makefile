@@ -3,7 +3,7 @@
 # make            the daemon and remapctl, in build/
 # make demo       migrate a VM between two hosts on this machine
 # make check      all tests
-# make help       the other targets
+# make lint       clang-format and cppcheck; make format mends the former
 
 BUILD ?= build
 CC ?= gcc
@@ -56,3 +56,19 @@ clean:
 	rm -rf $(BUILD)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+
+# ---- the look of the code ----
+#
+# cppcheck takes an enum without negative values for signed: gcc, which knows
+# better, checks formats.
+
+C_FILES = $(wildcard daemon/*.[ch] remapctl/*.[ch])
+.PHONY: lint format
+lint:
+	clang-format --dry-run -Werror $(C_FILES)
+	cppcheck --quiet --error-exitcode=1 --enable=warning,portability \
+	    --suppress=invalidPrintfArgType_uint --inline-suppr --std=c11 \
+	    -I $(BUILD) daemon remapctl
+
+format:
+	clang-format -i $(C_FILES)

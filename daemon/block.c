@@ -19,14 +19,12 @@ static int block_check(const struct block_table *table,
         return -E2BIG;
     }
     if (block->index != table->count) {
-        snprintf(error, ERROR_TEXT_BYTES,
-                 "block %u out of order, expected %u", block->index,
-                 table->count);
+        snprintf(error, ERROR_TEXT_BYTES, "block %u out of order, expected %u",
+                 block->index, table->count);
         return -EINVAL;
     }
     if (!memchr(block->idstr, 0, sizeof(block->idstr)) || !block->idstr[0]) {
-        snprintf(error, ERROR_TEXT_BYTES, "block %u has no name",
-                 block->index);
+        snprintf(error, ERROR_TEXT_BYTES, "block %u has no name", block->index);
         return -EINVAL;
     }
     if (block->page_size < PAGE_BYTES ||
@@ -35,8 +33,8 @@ static int block_check(const struct block_table *table,
         snprintf(error, ERROR_TEXT_BYTES,
                  "block %.80s has pages of %llu bytes, supported are %llu to "
                  "%llu",
-                 block->idstr, (unsigned long long)block->page_size,
-                 PAGE_BYTES, BLOCK_MAX_PAGE_BYTES);
+                 block->idstr, (unsigned long long)block->page_size, PAGE_BYTES,
+                 BLOCK_MAX_PAGE_BYTES);
         return -EINVAL;
     }
     if (!block->length || block->length % block->page_size ||
@@ -78,8 +76,8 @@ int block_table_add(struct block_table *table, const struct block *block,
     blocks[table->count] = *block;
     blocks[table->count].first_page = table->pages;
     table->count++;
-    table->pages = align_up(table->pages + block->length / PAGE_BYTES,
-                            BLOCK_PAGE_ALIGN);
+    table->pages =
+        align_up(table->pages + block->length / PAGE_BYTES, BLOCK_PAGE_ALIGN);
     return 0;
 }
 

@@ -13,10 +13,10 @@
 
 #include "util.h"
 
-#define BLOCK_MAX_COUNT       1024
-#define BLOCK_MAX_PAGES       (1ull << 34) /* 64 TiB in one session */
-#define BLOCK_MAX_PAGE_BYTES  HUGE_BYTES
-#define BLOCK_IDSTR_BYTES     256
+#define BLOCK_MAX_COUNT      1024
+#define BLOCK_MAX_PAGES      (1ull << 34) /* 64 TiB in one session */
+#define BLOCK_MAX_PAGE_BYTES HUGE_BYTES
+#define BLOCK_IDSTR_BYTES    256
 
 struct block {
     uint32_t index;

@@ -74,10 +74,10 @@ static void channel_tune(struct channel *channel)
     channel->tuned_at_bytes = sent;
     if (getsockopt(channel->fd, IPPROTO_TCP, TCP_INFO, &info, &length))
         return;
-    in_flight = info.tcpi_delivery_rate *
-                (info.tcpi_min_rtt + BULK_QUEUE_US) / 1000000;
-    buffer = (int)MIN(MAX(in_flight, BULK_MIN_BUFFER_BYTES),
-                      BULK_MAX_BUFFER_BYTES);
+    in_flight =
+        info.tcpi_delivery_rate * (info.tcpi_min_rtt + BULK_QUEUE_US) / 1000000;
+    buffer =
+        (int)MIN(MAX(in_flight, BULK_MIN_BUFFER_BYTES), BULK_MAX_BUFFER_BYTES);
     setsockopt(channel->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
 }
 
@@ -105,9 +105,9 @@ int channel_send(struct channel *channel, struct iovec *iov, unsigned count)
 int channel_recv_header(struct channel *channel, struct frame_header *header)
 {
     while (channel->next_bytes < sizeof(*header)) {
-        ssize_t got = recv(channel->fd,
-                           (char *)&channel->next + channel->next_bytes,
-                           sizeof(*header) - channel->next_bytes, 0);
+        ssize_t got =
+            recv(channel->fd, (char *)&channel->next + channel->next_bytes,
+                 sizeof(*header) - channel->next_bytes, 0);
 
         if (got < 0) {
             if (errno == EINTR)

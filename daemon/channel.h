@@ -20,7 +20,7 @@ enum channel_kind { CHANNEL_URGENT, CHANNEL_BULK };
 struct channel {
     int fd;
     enum channel_kind kind;
-    unsigned index; /* among the channels of its kind */
+    unsigned index;           /* among the channels of its kind */
     struct frame_header next; /* read ahead together with the last payload */
     unsigned next_bytes;
     uint64_t tuned_at_bytes;

@@ -15,7 +15,8 @@
 
 enum option_type { OPTION_TEXT, OPTION_NUMBER, OPTION_CHOICE };
 
-static const char *const engine_names[] = {"copy", "continue", "move", "auto", NULL};
+static const char *const engine_names[] = {"copy", "continue", "move", "auto",
+                                           NULL};
 static const char *const level_names[] = {"error", "warning", "info", "debug",
                                           NULL};
 
@@ -30,8 +31,8 @@ static const struct option_row {
     unsigned min, max;
     const char *const *choices; /* the index is the value */
 } options[] = {
-    {"handoff", "PATH", "/run/remapd/qemu.sock", "socket for QEMU",
-     OPTION_TEXT, offsetof(struct conf, handoff), 0, 0, NULL},
+    {"handoff", "PATH", "/run/remapd/qemu.sock", "socket for QEMU", OPTION_TEXT,
+     offsetof(struct conf, handoff), 0, 0, NULL},
     {"control", "PATH", "/run/remapd/control.sock", "socket for remapctl",
      OPTION_TEXT, offsetof(struct conf, control), 0, 0, NULL},
     {"group", "NAME", NULL, "group that may use both sockets", OPTION_TEXT,
@@ -44,8 +45,9 @@ static const struct option_row {
      OPTION_TEXT, offsetof(struct conf, advertise), 0, 0, NULL},
     {"report-dir", "DIR", NULL, "write a JSON report of each migration there",
      OPTION_TEXT, offsetof(struct conf, report_dir), 0, 0, NULL},
-    {"engine", "NAME", "auto", "how pages are placed: auto, copy, continue, move",
-     OPTION_CHOICE, offsetof(struct conf, engine), 0, 0, engine_names},
+    {"engine", "NAME", "auto",
+     "how pages are placed: auto, copy, continue, move", OPTION_CHOICE,
+     offsetof(struct conf, engine), 0, 0, engine_names},
     {"log-level", "LEVEL", "info", "error, warning, info or debug",
      OPTION_CHOICE, offsetof(struct conf, log_level), 0, 0, level_names},
     {"urgent-channels", "N", "1", "connections for pages waited for",
@@ -92,8 +94,10 @@ static int option_set(struct conf *conf, const struct option_row *row,
         number = strtoul(value, &end, 10);
         if (errno || end == value || *end || *value == '-' ||
             number < row->min || number > row->max) {
-            snprintf(error, ERROR_TEXT_BYTES, "%s: %.60s is not a number "
-                     "from %u to %u", row->name, value, row->min, row->max);
+            snprintf(error, ERROR_TEXT_BYTES,
+                     "%s: %.60s is not a number "
+                     "from %u to %u",
+                     row->name, value, row->min, row->max);
             return -EINVAL;
         }
         *(unsigned *)field = (unsigned)number;

@@ -9,12 +9,12 @@
 #include "place.h"
 
 struct conf {
-    char *handoff;         /* path of the socket for QEMU */
-    char *control;         /* path of the socket for remapctl */
-    char *group;           /* of both sockets; NULL: the daemon's */
-    char *listen;          /* ADDRESS:PORT for other remapd */
-    char *advertise;       /* address put into tickets; NULL: found out */
-    char *report_dir;      /* NULL: no reports */
+    char *handoff;            /* path of the socket for QEMU */
+    char *control;            /* path of the socket for remapctl */
+    char *group;              /* of both sockets; NULL: the daemon's */
+    char *listen;             /* ADDRESS:PORT for other remapd */
+    char *advertise;          /* address put into tickets; NULL: found out */
+    char *report_dir;         /* NULL: no reports */
     enum place_engine engine; /* PLACE_ENGINES: the best for each block */
     enum log_level log_level;
     unsigned urgent_channels, bulk_channels;

@@ -13,9 +13,9 @@
 #include "session.h"
 #include "version.h"
 
-#define CONTROL_MAX_LINE      256
-#define CONTROL_TIMEOUT_S     5
-#define CONTROL_MODE          0660
+#define CONTROL_MAX_LINE  256
+#define CONTROL_TIMEOUT_S 5
+#define CONTROL_MODE      0660
 
 static const struct conf *conf;
 
@@ -30,8 +30,7 @@ static struct json_object *answer_status(void)
                            json_object_new_string(conf->handoff));
     json_object_object_add(json, "listen",
                            json_object_new_string(conf->listen));
-    json_object_object_add(json, "port",
-                           json_object_new_int((int)peer_port()));
+    json_object_object_add(json, "port", json_object_new_int((int)peer_port()));
     json_object_object_add(json, "sessions",
                            json_object_new_int((int)session_count()));
     return json;
@@ -110,9 +109,9 @@ static void control_readable(struct bufferevent *bev, void *opaque)
     }
     json = answer(line);
     free(line);
-    evbuffer_add_printf(bufferevent_get_output(bev), "%s\n",
-                        json_object_to_json_string_ext(
-                            json, JSON_C_TO_STRING_PLAIN));
+    evbuffer_add_printf(
+        bufferevent_get_output(bev), "%s\n",
+        json_object_to_json_string_ext(json, JSON_C_TO_STRING_PLAIN));
     json_object_put(json);
     bufferevent_disable(bev, EV_READ);
     bufferevent_setcb(bev, NULL, control_written, control_event, NULL);

@@ -61,9 +61,8 @@ static uint64_t fault_granule(const struct fault_reader *reader,
 {
     uint64_t granule = place_granule(reader->engines[block->index], block);
 
-    return fault_rate(reader, now) * FAULT_WHOLE_US < granule
-               ? block->page_size
-               : granule;
+    return fault_rate(reader, now) * FAULT_WHOLE_US < granule ? block->page_size
+                                                              : granule;
 }
 
 /* What to fetch with a page: a power of two of pages. */
@@ -78,7 +77,8 @@ static uint64_t fault_window(const struct fault_reader *reader, uint64_t now)
 }
 
 /* Put a request for the page at @offset into @batch, unless it has been asked
- * for: all of its granule, if that can be placed whole, or what is around it. */
+ * for: all of its granule, if that can be placed whole, or what is around it.
+ */
 static void fault_ask(struct fault_reader *reader, const struct block *block,
                       uint64_t offset, uint64_t now, struct fault_batch *batch)
 {
@@ -92,9 +92,9 @@ static void fault_ask(struct fault_reader *reader, const struct block *block,
         start = offset;
     }
     whole = (unsigned)(granule / PAGE_BYTES);
-    asked = pagemap_request(reader->map,
-                            block->first_page + offset / PAGE_BYTES,
-                            block->first_page + start / PAGE_BYTES, whole, now);
+    asked =
+        pagemap_request(reader->map, block->first_page + offset / PAGE_BYTES,
+                        block->first_page + start / PAGE_BYTES, whole, now);
     if (!asked)
         return;
     if (asked < whole || granule == PAGE_BYTES) {
@@ -130,8 +130,7 @@ static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
     offset = align_down(hva - block->hva, block->page_size);
     page = block->first_page + offset / PAGE_BYTES;
     if (!pagemap_missing(reader->map, page)) {
-        bool minor =
-            msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
+        bool minor = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
         int ret = place_present(reader->target, block, offset, minor);
 
         if (ret)

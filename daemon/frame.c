@@ -88,8 +88,7 @@ int frame_parse(const struct frame_header *header,
     if (frame->kind == FRAME_END)
         return 0;
     if (index >= table->count) {
-        snprintf(error, ERROR_TEXT_BYTES,
-                 "%s frame for block %u, there are %u",
+        snprintf(error, ERROR_TEXT_BYTES, "%s frame for block %u, there are %u",
                  kinds[frame->kind].name, index, table->count);
         return -EPROTO;
     }

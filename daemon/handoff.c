@@ -72,8 +72,7 @@ static int handoff_recv(struct handoff *handoff, char *packet, size_t size,
                          .msg_control = &control,
                          /* CMSG_SPACE would let two through. */
                          .msg_controllen = CMSG_LEN(sizeof(int))};
-    ssize_t got =
-        recvmsg(handoff->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    ssize_t got = recvmsg(handoff->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
     *fd = -1;
     if (got < 0)
@@ -106,10 +105,9 @@ static const char *handoff_check(const char *packet, int bytes,
                  header->magic);
     } else if (header->version != HANDOFF_VERSION) {
         snprintf(text, ERROR_TEXT_BYTES,
-                 "hand-off version %u, this remapd speaks %u",
-                 header->version, HANDOFF_VERSION);
-    } else if (body_bytes(header->type) !=
-               bytes - (int)sizeof(*header)) {
+                 "hand-off version %u, this remapd speaks %u", header->version,
+                 HANDOFF_VERSION);
+    } else if (body_bytes(header->type) != bytes - (int)sizeof(*header)) {
         snprintf(text, ERROR_TEXT_BYTES,
                  "message of unknown type or wrong size: type %u, %d bytes",
                  header->type, bytes);
@@ -147,8 +145,7 @@ static void handoff_readable(evutil_socket_t socket, short what, void *opaque)
     if (bytes == -EAGAIN || bytes == -EINTR)
         return;
     if (bytes <= 0) {
-        handoff_closed(handoff, bytes ? strerror(-bytes)
-                                      : "connection closed");
+        handoff_closed(handoff, bytes ? strerror(-bytes) : "connection closed");
         return;
     }
     wrong = handoff_check(packet, bytes, &header, text);
@@ -174,8 +171,8 @@ static struct handoff *handoff_new(struct event_base *base, int fd, pid_t pid)
 
     handoff->fd = fd;
     handoff->pid = pid;
-    handoff->event = event_new(base, fd, EV_READ | EV_PERSIST,
-                               handoff_readable, handoff);
+    handoff->event =
+        event_new(base, fd, EV_READ | EV_PERSIST, handoff_readable, handoff);
     handoff->deadline = evtimer_new(base, handoff_late, handoff);
     if (!handoff->event || event_add(handoff->event, NULL) ||
         !handoff->deadline || evtimer_add(handoff->deadline, &timeout))

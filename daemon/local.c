@@ -33,8 +33,7 @@ static bool peer_may(const struct local_listener *listener, int fd,
     gid_t groups[LOCAL_MAX_GROUPS];
     socklen_t bytes = sizeof(groups);
 
-    if (peer->uid == 0 || peer->uid == geteuid() ||
-        peer->gid == listener->gid)
+    if (peer->uid == 0 || peer->uid == geteuid() || peer->gid == listener->gid)
         return true;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &bytes))
         return false;
@@ -68,7 +67,8 @@ static void local_readable(evutil_socket_t socket, short what, void *opaque)
     listener->accepted(listener->base, fd, &peer, listener->opaque);
 }
 
-/* A socket that nobody answers at is left over from a daemon that was killed. */
+/* A socket that nobody answers at is left over from a daemon that was killed.
+ */
 static void remove_stale(const struct sockaddr_un *address, int type)
 {
     AUTO_CLOSE int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
@@ -105,7 +105,8 @@ local_listen(struct event_base *base, const char *path, int type, mode_t mode,
 
         if (!entry)
             die("%s: there is no group %s; create it, or name another with "
-                "--group", path, group);
+                "--group",
+                path, group);
         listener->gid = entry->gr_gid;
     }
     remove_stale(&address, type);

@@ -3,8 +3,12 @@
 #ifndef REMAPD_LOG_H
 #define REMAPD_LOG_H
 
-enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO,
-                 LOG_LEVEL_DEBUG };
+enum log_level {
+    LOG_LEVEL_ERROR,
+    LOG_LEVEL_WARNING,
+    LOG_LEVEL_INFO,
+    LOG_LEVEL_DEBUG
+};
 
 /** log_set_level() - print lines up to @level. Main thread. */
 void log_set_level(enum log_level level);

@@ -119,7 +119,8 @@ int main(int argc, char **argv)
         event_add(interrupt, NULL))
         die("signals: no memory");
     log_info("version %s ready: QEMU at %s, peers at %s (port %u), remapctl "
-             "at %s", REMAPD_VERSION, conf->handoff, conf->listen, peer_port(),
+             "at %s",
+             REMAPD_VERSION, conf->handoff, conf->listen, peer_port(),
              conf->control);
     event_base_dispatch(base);
     session_close_all();

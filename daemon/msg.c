@@ -57,16 +57,17 @@ static bool msg_conn_take(struct msg_conn *conn)
     if (!bytes || bytes > MSG_MAX_BYTES) {
         char reason[80];
 
-        snprintf(reason, sizeof(reason), "message of %u bytes, allowed are 1 "
-                 "to %u", bytes, MSG_MAX_BYTES);
+        snprintf(reason, sizeof(reason),
+                 "message of %u bytes, allowed are 1 "
+                 "to %u",
+                 bytes, MSG_MAX_BYTES);
         msg_conn_closed(conn, reason);
         return false;
     }
     if (evbuffer_get_length(in) < sizeof(bytes) + bytes)
         return false;
     evbuffer_drain(in, sizeof(bytes));
-    message =
-        remapd__message__unpack(NULL, bytes, evbuffer_pullup(in, bytes));
+    message = remapd__message__unpack(NULL, bytes, evbuffer_pullup(in, bytes));
     evbuffer_drain(in, bytes);
     if (!message || message->body_case == REMAPD__MESSAGE__BODY__NOT_SET) {
         if (message)
@@ -138,8 +139,7 @@ static struct msg_conn *msg_conn_open(struct event_base *base, int fd,
     conn->bev = bufferevent_socket_new(base, fd, BEV_OPT_CLOSE_ON_FREE);
     if (!conn->bev)
         abort();
-    bufferevent_setcb(conn->bev, msg_conn_readable, NULL, msg_conn_event,
-                      conn);
+    bufferevent_setcb(conn->bev, msg_conn_readable, NULL, msg_conn_event, conn);
     return conn;
 }
 
@@ -234,8 +234,7 @@ static void msg_conn_drop(struct msg_conn *conn)
 
 int msg_conn_detach(struct msg_conn *conn)
 {
-    bool surplus =
-        evbuffer_get_length(bufferevent_get_input(conn->bev)) != 0;
+    bool surplus = evbuffer_get_length(bufferevent_get_input(conn->bev)) != 0;
     int fd = surplus ? -EPROTO : msg_conn_flush(conn);
 
     if (!fd) {

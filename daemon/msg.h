@@ -28,8 +28,7 @@ struct msg_handlers {
 
 /** msg_conn_new() - take over @fd, a connected non-blocking socket. */
 struct msg_conn *msg_conn_new(struct event_base *base, int fd,
-                              const struct msg_handlers *handlers,
-                              void *owner);
+                              const struct msg_handlers *handlers, void *owner);
 
 /** msg_conn_connect() - connect to @address; give up after @timeout_ms. */
 struct msg_conn *msg_conn_connect(struct event_base *base,

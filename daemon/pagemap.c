@@ -105,8 +105,7 @@ static unsigned pagemap_ask(struct pagemap *map, uint64_t page, uint64_t first,
 {
     uint64_t mask[PAGESET_MASK_WORDS] = {1};
 
-    if (pages > 1 &&
-        pageset_get(&map->missing, first, pages, mask) == pages &&
+    if (pages > 1 && pageset_get(&map->missing, first, pages, mask) == pages &&
         pageset_get(&map->unrequested, first, pages, mask) == pages &&
         pageset_take(&map->unrequested, first, pages, mask) == pages)
         return pages;

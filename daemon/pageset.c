@@ -53,8 +53,8 @@ void pageset_add(struct pageset *set, uint64_t first, uint64_t pages)
 
 bool pageset_has(const struct pageset *set, uint64_t page)
 {
-    return page < set->pages && atomic_load(&set->words[page / 64]) >>
-                                        page % 64 & 1;
+    return page < set->pages &&
+           atomic_load(&set->words[page / 64]) >> page % 64 & 1;
 }
 
 uint64_t pageset_count(const struct pageset *set)

@@ -63,14 +63,15 @@ static void stranger_message(void *owner, const Remapd__Message *message)
     char error[ERROR_TEXT_BYTES];
 
     if (message->body_case != REMAPD__MESSAGE__BODY_HELLO ||
-        hello->magic != WIRE_MAGIC ||
-        hello->kind > REMAPD__HELLO__KIND__BULK) {
+        hello->magic != WIRE_MAGIC || hello->kind > REMAPD__HELLO__KIND__BULK) {
         stranger_refuse(stranger, "that was no hello");
         return;
     }
     if (hello->version != WIRE_VERSION) {
-        snprintf(error, sizeof(error), "protocol version %u, this remapd "
-                 "speaks %u", hello->version, WIRE_VERSION);
+        snprintf(error, sizeof(error),
+                 "protocol version %u, this remapd "
+                 "speaks %u",
+                 hello->version, WIRE_VERSION);
         stranger_refuse(stranger, error);
         return;
     }
@@ -159,8 +160,7 @@ void peer_listen(struct event_base *base, const char *address)
     socklen_t length, bound = sizeof(ss);
 
     if (parse_address(address, &ss, &length))
-        die("--listen: %s is not ADDRESS:PORT with a numeric address",
-            address);
+        die("--listen: %s is not ADDRESS:PORT with a numeric address", address);
     listener = evconnlistener_new_bind(
         base, peer_accepted, NULL,
         LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE, 128,
@@ -169,9 +169,9 @@ void peer_listen(struct event_base *base, const char *address)
         die("--listen: %s: %s", address, strerror(errno));
     getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&ss,
                 &bound);
-    port = ntohs(ss.ss_family == AF_INET6
-                     ? ((struct sockaddr_in6 *)&ss)->sin6_port
-                     : ((struct sockaddr_in *)&ss)->sin_port);
+    port =
+        ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
+                                       : ((struct sockaddr_in *)&ss)->sin_port);
 }
 
 unsigned peer_port(void)

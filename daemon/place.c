@@ -119,9 +119,9 @@ static int place_range(const struct place_target *target,
 
     while (length) {
         uint64_t done = 0;
-        int error = zero ? ops->zero(target, block, offset, length, &done)
-                         : ops->data(target, block, offset, length, from,
-                                     &done);
+        int error = zero
+                        ? ops->zero(target, block, offset, length, &done)
+                        : ops->data(target, block, offset, length, from, &done);
 
         switch (place_outcome_of(judge, error)) {
         case OUTCOME_PLACED:
@@ -173,8 +173,7 @@ int place_whole(const struct place_target *target, enum place_engine engine,
 {
     uint64_t done = 0;
     int error =
-        engines[engine]->whole(placers, own, block, offset, data, from,
-                                &done);
+        engines[engine]->whole(placers, own, block, offset, data, from, &done);
 
     switch (place_outcome_of(engine, error)) {
     case OUTCOME_PLACED:

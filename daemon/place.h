@@ -53,8 +53,7 @@ struct place_ops {
      * zero. */
     int (*whole)(struct placer_pool *placers, unsigned own,
                  const struct block *block, uint64_t offset,
-                 const uint64_t *data, const uint8_t *from,
-                 uint64_t *done);
+                 const uint64_t *data, const uint8_t *from, uint64_t *done);
 };
 
 extern const struct place_ops place_copy_ops, place_continue_ops,

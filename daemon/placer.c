@@ -9,19 +9,21 @@
 
 #include "util.h"
 
-#define PLACER_MAX_RUNS      256 /* of 512 pages, every second one */
-#define PLACER_ANSWER_MS     10000
-#define PLACER_PRIME_AT_ONCE 8 /* slots in one command, before the first use */
+#define PLACER_MAX_RUNS  256 /* of 512 pages, every second one */
+#define PLACER_ANSWER_MS 10000
+#define PLACER_PRIME_AT_ONCE                                                   \
+    8 /* slots in one command, before the first use                            \
+       */
 
 struct placer {
     pthread_mutex_t lock; /* of all that follows, once pages move */
     int fd;
     pid_t pid;
     uint64_t staging;
-    uint32_t slots, next; /* the ring of slots; the one to be used next */
+    uint32_t slots, next;    /* the ring of slots; the one to be used next */
     _Atomic uint32_t primed; /* slots from next on that are ready */
-    uint32_t asked;       /* slots behind them whose priming is under way */
-    uint64_t uses;        /* that are still expected */
+    uint32_t asked;          /* slots behind them whose priming is under way */
+    uint64_t uses;           /* that are still expected */
     _Atomic bool broken;
 };
 
@@ -155,8 +157,7 @@ static struct placer *placer_pick(struct placer_pool *pool, unsigned own)
     for (unsigned i = 0; i < pool->count; i++) {
         struct placer *placer = pool->placers[i];
 
-        if (!placer->broken &&
-            (best->broken || placer->primed > best->primed))
+        if (!placer->broken && (best->broken || placer->primed > best->primed))
             best = placer;
     }
     return best;

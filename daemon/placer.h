@@ -61,11 +61,11 @@ void placer_free(struct placer *placer);
  * @length: bytes to move
  * @done: result: bytes that moved
  *
- * Any thread; blocks until QEMU has answered. Return: 0 or a positive errno: of the
- * kernel's move, or EIO if no placer is of use any more.
+ * Any thread; blocks until QEMU has answered. Return: 0 or a positive errno: of
+ * the kernel's move, or EIO if no placer is of use any more.
  */
-int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva, const uint8_t *from,
-                 const struct iovec *iov, unsigned count, uint64_t length,
-                 uint64_t *done);
+int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva,
+                 const uint8_t *from, const struct iovec *iov, unsigned count,
+                 uint64_t length, uint64_t *done);
 
 #endif

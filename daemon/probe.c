@@ -15,7 +15,7 @@
 #include "util.h"
 
 #define MOVE_FEATURE (1ull << 16) /* UFFD_FEATURE_MOVE, since Linux 6.8 */
-#define UFFD_LINK "anon_inode:[userfaultfd]"
+#define UFFD_LINK    "anon_inode:[userfaultfd]"
 
 static const struct {
     uint64_t bit;
@@ -55,10 +55,9 @@ int probe_uffd(int fd, char *error)
     if (length < 0 || strncmp(link, UFFD_LINK, (size_t)length) ||
         !(flags & O_NONBLOCK)) {
         snprintf(error, ERROR_TEXT_BYTES, "QEMU handed over %s",
-                 length < 0 ? "no userfaultfd"
-                 : flags & O_NONBLOCK
-                     ? "a descriptor that is no userfaultfd"
-                     : "a userfaultfd that blocks");
+                 length < 0           ? "no userfaultfd"
+                 : flags & O_NONBLOCK ? "a descriptor that is no userfaultfd"
+                                      : "a userfaultfd that blocks");
         return -EINVAL;
     }
     return 0;

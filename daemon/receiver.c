@@ -146,8 +146,7 @@ static int receive_range(struct receive_thread *thread,
 {
     struct receiver *receiver = thread->receiver;
     const struct block *block = frame->block;
-    bool in_place =
-        place_ops_of(receiver->engines[block->index])->in_place;
+    bool in_place = place_ops_of(receiver->engines[block->index])->in_place;
     uint64_t first = frame_first_page(frame);
     unsigned pages = frame_pages(frame), placed_data, placed_zero;
     uint64_t want_data[PAGESET_MASK_WORDS], want_zero[PAGESET_MASK_WORDS];
@@ -170,8 +169,7 @@ static int receive_range(struct receive_thread *thread,
                  "placing %llu bytes at %llu of block %.80s: %s",
                  (unsigned long long)frame->length,
                  (unsigned long long)frame->offset, block->idstr,
-                 ret == -ESRCH ? "the guest's memory is gone"
-                               : strerror(-ret));
+                 ret == -ESRCH ? "the guest's memory is gone" : strerror(-ret));
         return ret;
     }
     placed_data = pagemap_placed(&receiver->map, first, pages, want_data);
@@ -208,8 +206,7 @@ static int receive_zero(struct receive_thread *thread,
     struct frame part = *frame;
     int ret = 0;
 
-    for (uint64_t done = 0; done < frame->length && !ret;
-         done += part.length) {
+    for (uint64_t done = 0; done < frame->length && !ret; done += part.length) {
         uint64_t zero[PAGESET_MASK_WORDS];
 
         part.offset = frame->offset + done;

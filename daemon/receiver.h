@@ -26,8 +26,7 @@ struct receiver *receiver_new(const struct block_table *table,
                               struct stats *stats, int notify_fd);
 
 /** receiver_expect() - @pages pages from @first will come; before start. */
-void receiver_expect(struct receiver *receiver, uint64_t first,
-                     uint64_t pages);
+void receiver_expect(struct receiver *receiver, uint64_t first, uint64_t pages);
 
 /** receiver_add_channel() - take over a connected socket; before start. */
 void receiver_add_channel(struct receiver *receiver, int fd,

@@ -146,9 +146,9 @@ static int send_range(struct send_thread *thread, struct frame *frame,
 {
     struct sender *sender = thread->sender;
     uint64_t zero[PAGESET_MASK_WORDS];
-    int ret = source_read(sender->pid, frame->block, frame->offset,
-                          frame_pages(frame), wanted, thread->worker.buffer,
-                          zero);
+    int ret =
+        source_read(sender->pid, frame->block, frame->offset,
+                    frame_pages(frame), wanted, thread->worker.buffer, zero);
 
     if (ret) {
         snprintf(error, ERROR_TEXT_BYTES, "reading block %.80s of QEMU: %s",
@@ -214,8 +214,7 @@ static int send_granule(struct send_thread *thread, uint64_t page, char *error)
     uint64_t mask[PAGESET_MASK_WORDS];
     struct frame frame = {.block = block};
 
-    frame.offset =
-        align_down((page - block->first_page) * PAGE_BYTES, granule);
+    frame.offset = align_down((page - block->first_page) * PAGE_BYTES, granule);
     frame.length = MIN(granule, block->length - frame.offset);
     mask_fill(mask, frame_pages(&frame));
     if (!pageset_take(&sender->left, frame_first_page(&frame),
@@ -255,10 +254,9 @@ static int send_bulk(struct send_thread *thread, char *error)
         }
         hint = atomic_exchange(&sender->hint, SENDER_NO_HINT);
 
-        page = pageset_next(&sender->left,
-                            hint == SENDER_NO_HINT
-                                ? page
-                                : align_down(hint, FRAME_MAX_PAGES));
+        page = pageset_next(
+            &sender->left,
+            hint == SENDER_NO_HINT ? page : align_down(hint, FRAME_MAX_PAGES));
         if (page == sender->left.pages)
             page = pageset_next(&sender->left, 0);
         if (page == sender->left.pages)

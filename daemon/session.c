@@ -11,10 +11,10 @@
 #include "log.h"
 
 static const char *const state_names[] = {
-    [SESSION_WAITING] = "waiting",   [SESSION_JOINING] = "joining",
-    [SESSION_JOINED] = "joined",     [SESSION_PREPARED] = "prepared",
-    [SESSION_ACTIVE] = "active",     [SESSION_COMPLETE] = "complete",
-    [SESSION_PAUSED] = "paused",     [SESSION_FAILED] = "failed",
+    [SESSION_WAITING] = "waiting", [SESSION_JOINING] = "joining",
+    [SESSION_JOINED] = "joined",   [SESSION_PREPARED] = "prepared",
+    [SESSION_ACTIVE] = "active",   [SESSION_COMPLETE] = "complete",
+    [SESSION_PAUSED] = "paused",   [SESSION_FAILED] = "failed",
     [SESSION_CLOSED] = "closed",
 };
 
@@ -213,8 +213,8 @@ void session_fail(struct session *session, const char *format, ...)
     va_start(args, format);
     vsnprintf(reason, sizeof(reason), format, args);
     va_end(args);
-    log_error("session %s: %s failed: %s", session->id_text,
-              role_name(session), reason);
+    log_error("session %s: %s failed: %s", session->id_text, role_name(session),
+              reason);
     session_tell(session, false, reason);
     session->state = SESSION_FAILED;
     session_close(session);
@@ -326,8 +326,7 @@ static void add_text(struct json_object *json, const char *key,
 }
 
 /* The engines in use, the one with the most memory first. */
-static void add_engines(struct json_object *json,
-                        const struct session *session)
+static void add_engines(struct json_object *json, const struct session *session)
 {
     uint64_t bytes[PLACE_ENGINES + 1] = {0};
     struct json_object *list = json_object_new_object();
@@ -384,8 +383,7 @@ struct json_object *session_json(const struct session *session)
     add_number(json, "bytes_on_wire", session->wire_bytes);
     add_number(json, "map_bytes", session->map_bytes);
     add_number(json, "faults", stats->faults);
-    add_number(latency, "p50",
-               histogram_quantile(&stats->latency, 0.5) / 1000);
+    add_number(latency, "p50", histogram_quantile(&stats->latency, 0.5) / 1000);
     add_number(latency, "p99",
                histogram_quantile(&stats->latency, 0.99) / 1000);
     add_number(latency, "max", stats->latency.max_ns / 1000);

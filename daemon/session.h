@@ -50,7 +50,7 @@ struct session {
     enum session_state state;
     uint8_t id[SESSION_ID_BYTES];
     char id_text[2 * SESSION_ID_BYTES + 1];
-    char name[64];  /* of the guest */
+    char name[64]; /* of the guest */
     char error[ERROR_TEXT_BYTES];
 
     struct handoff *handoff;
@@ -65,7 +65,7 @@ struct session {
     struct stats stats;
     uint64_t total_pages; /* that were still to be sent at the switchover */
     uint64_t left_pages;
-    uint64_t wire_bytes;  /* kept when sender or receiver are gone */
+    uint64_t wire_bytes; /* kept when sender or receiver are gone */
     uint64_t map_bytes;
 
     union {

@@ -40,7 +40,7 @@ struct session_destination {
     uint8_t key[SESSION_SECRET_BYTES];    /* of the channels; each once */
     uint32_t channels_open;               /* bit i: urgent ones, then bulk */
     int channel_fds[THREAD_MAX_CHANNELS];
-    struct placer_pool placers; /* lent to the receiver */
+    struct placer_pool placers;    /* lent to the receiver */
     struct block_table qemu_table; /* what QEMU hands over; see ATTACH */
     enum place_engine *engines;    /* by block index */
     struct receiver *receiver;     /* once prepared */
@@ -110,8 +110,8 @@ static void send_ticket(struct session *session, const char *qemu_address)
         addresses[i] = text[i];
     ticket.version = WIRE_VERSION;
     ticket.session = (ProtobufCBinaryData){sizeof(session->id), session->id};
-    ticket.secret = (ProtobufCBinaryData){sizeof(destination->secret),
-                                          destination->secret};
+    ticket.secret =
+        (ProtobufCBinaryData){sizeof(destination->secret), destination->secret};
     ticket.address = addresses;
     ticket.port = peer_port();
     while ((bytes = remapd__ticket__get_packed_size(&ticket)) >
@@ -144,8 +144,7 @@ static void destination_init(struct session *session,
             (uint32_t)MIN(be64toh(hello->ram_bytes) / PLACER_SLOT_BYTES + 1,
                           STAGING_MAX_SLOTS));
     }
-    handoff_send(session->handoff, HANDOFF_WELCOME, &welcome,
-                 sizeof(welcome));
+    handoff_send(session->handoff, HANDOFF_WELCOME, &welcome, sizeof(welcome));
     send_ticket(session, hello->address);
 }
 
@@ -204,8 +203,8 @@ static int join_channel(struct session *session, struct msg_conn *conn,
 {
     struct session_destination *destination = session->destination;
     bool urgent = hello->kind == REMAPD__HELLO__KIND__URGENT;
-    unsigned kinds = urgent ? session->conf->urgent_channels
-                            : session->conf->bulk_channels;
+    unsigned kinds =
+        urgent ? session->conf->urgent_channels : session->conf->bulk_channels;
     unsigned slot =
         hello->index + (urgent ? 0 : session->conf->urgent_channels);
     Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
@@ -257,9 +256,8 @@ static void on_placer(struct session *session,
     }
     if (index < session->conf->urgent_channels)
         slots = MIN(slots, STAGING_URGENT_SLOTS);
-    destination->placers.placers[index] =
-        placer_new(*fd, handoff_pid(session->handoff),
-                   be64toh(message->staging), slots);
+    destination->placers.placers[index] = placer_new(
+        *fd, handoff_pid(session->handoff), be64toh(message->staging), slots);
     destination->placers.count++;
     *fd = -1;
 }
@@ -304,8 +302,7 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
     struct session_destination *destination = session->destination;
 
     if (session->state != SESSION_JOINED || destination->receiver ||
-        !session->table.count ||
-        body->blocks != session->table.count) {
+        !session->table.count || body->blocks != session->table.count) {
         session_lost(session, "the source prepares out of turn");
         return;
     }
@@ -314,15 +311,14 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
                               "channels");
         return;
     }
-    destination->receiver = receiver_new(&session->table, &session->stats,
-                                         session->notify_fd);
+    destination->receiver =
+        receiver_new(&session->table, &session->stats, session->notify_fd);
     for (unsigned i = 0; i < channel_total(session); i++) {
         bool urgent = i < session->conf->urgent_channels;
 
         if (destination->placers.placers[i])
             placer_begin(destination->placers.placers[i]);
-        receiver_add_channel(destination->receiver,
-                             destination->channel_fds[i],
+        receiver_add_channel(destination->receiver, destination->channel_fds[i],
                              urgent ? CHANNEL_URGENT : CHANNEL_BULK,
                              urgent ? i : i - session->conf->urgent_channels);
         destination->channel_fds[i] = -1;
@@ -396,8 +392,7 @@ static void on_left(struct session *session, const Remapd__Left *left)
                                       "end of its block");
                 return;
             }
-            receiver_expect(destination->receiver, block->first_page + page,
-                            1);
+            receiver_expect(destination->receiver, block->first_page + page, 1);
         }
     }
 }
@@ -498,8 +493,7 @@ static void on_attach(struct session *session,
     destination->uffd = *fd;
     *fd = -1;
     destination->uffd_features = be64toh(attach->uffd_features);
-    destination->engines =
-        xcalloc(table->count, sizeof(*destination->engines));
+    destination->engines = xcalloc(table->count, sizeof(*destination->engines));
     for (uint32_t i = 0; i < table->count; i++) {
         destination->engines[i] =
             place_engine_for(&table->blocks[i], destination->uffd_features,
@@ -599,30 +593,16 @@ static void control_message(void *owner, const Remapd__Message *message)
     case REMAPD__MESSAGE__BODY_LEFT_END:
         on_left_end(session, message->left_end);
         break;
-    case REMAPD__MESSAGE__BODY_PAUSE:
-        session_lost(session, message->pause->reason);
-        break;
-    case REMAPD__MESSAGE__BODY_ABORT:
-        session_lost(session, message->abort->reason);
-        break;
-    case REMAPD__MESSAGE__BODY_KEEP_ALIVE:
-        break;
     default:
-        session_lost(session, "the source sent a message that only a "
-                              "destination sends");
+        wire_take_common(session, message,
+                         "the source sent a message that only a destination "
+                         "sends");
     }
 }
 
 static void control_closed(void *owner, const char *reason)
 {
-    struct session *session = owner;
-
-    if (session->state == SESSION_COMPLETE) {
-        msg_conn_free(session->control);
-        session->control = NULL;
-        return;
-    }
-    session_lost(session, reason);
+    wire_closed(owner, reason);
 }
 
 static void on_detach(struct session *session)
@@ -672,8 +652,10 @@ static void handoff_closed(void *owner, const char *reason)
     if (session->state == SESSION_ACTIVE)
         session_pause(session, "the destination's QEMU is gone: %s", reason);
     if (session->state < SESSION_ACTIVE && session->control)
-        session_fail(session, "the destination's QEMU left before the "
-                              "switchover: %s", reason);
+        session_fail(session,
+                     "the destination's QEMU left before the "
+                     "switchover: %s",
+                     reason);
     else
         session_end(session, reason);
 }

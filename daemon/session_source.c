@@ -42,8 +42,7 @@ static void source_init(struct session *session,
     session->source = xcalloc(1, sizeof(*session->source));
     session->source->ram_bytes = be64toh(hello->ram_bytes);
     memcpy(welcome.session, session->id, sizeof(welcome.session));
-    handoff_send(session->handoff, HANDOFF_WELCOME, &welcome,
-                 sizeof(welcome));
+    handoff_send(session->handoff, HANDOFF_WELCOME, &welcome, sizeof(welcome));
 }
 
 static bool ticket_address(const struct session_source *source,
@@ -68,10 +67,10 @@ static void send_hello(struct msg_conn *conn, struct session *session,
     hello.kind = kind;
     hello.index = index;
     hello.session = (ProtobufCBinaryData){sizeof(session->id), session->id};
-    hello.secret = kind == REMAPD__HELLO__KIND__CONTROL
-                       ? source->ticket->secret
-                       : (ProtobufCBinaryData){sizeof(source->key),
-                                               source->key};
+    hello.secret =
+        kind == REMAPD__HELLO__KIND__CONTROL
+            ? source->ticket->secret
+            : (ProtobufCBinaryData){sizeof(source->key), source->key};
     hello.ram_bytes = source->ram_bytes;
     message.body_case = REMAPD__MESSAGE__BODY_HELLO;
     message.hello = &hello;
@@ -94,39 +93,38 @@ static void open_control(struct session *session)
     socklen_t length;
 
     if (!ticket_address(source, &ss, &length)) {
-        session_fail(session, "none of the destination's %zu addresses "
-                     "answers at port %u", source->ticket->n_address,
-                     source->ticket->port);
+        session_fail(session,
+                     "none of the destination's %zu addresses "
+                     "answers at port %u",
+                     source->ticket->n_address, source->ticket->port);
         return;
     }
     session->heard_ns = now_ns();
-    session->control = msg_conn_connect(
-        session->base, (struct sockaddr *)&ss, length, CONNECT_TIMEOUT_MS,
-        &session_source_ops.control, session);
+    session->control = msg_conn_connect(session->base, (struct sockaddr *)&ss,
+                                        length, CONNECT_TIMEOUT_MS,
+                                        &session_source_ops.control, session);
 }
 
 static void open_channel(struct session *session, Remapd__Hello__Kind kind,
                          uint32_t index)
 {
     struct session_source *source = session->source;
-    struct source_channel *channel =
-        &source->channels[source->channel_count++];
+    struct source_channel *channel = &source->channels[source->channel_count++];
     struct sockaddr_storage ss;
     socklen_t length;
 
     ticket_address(source, &ss, &length); /* the one that control uses */
     *channel = (struct source_channel){session, NULL, kind, index, -1};
-    channel->conn = msg_conn_connect(session->base, (struct sockaddr *)&ss,
-                                     length, CONNECT_TIMEOUT_MS,
-                                     &channel_handlers, channel);
+    channel->conn =
+        msg_conn_connect(session->base, (struct sockaddr *)&ss, length,
+                         CONNECT_TIMEOUT_MS, &channel_handlers, channel);
 }
 
 static void channel_connected(void *owner)
 {
     struct source_channel *channel = owner;
 
-    send_hello(channel->conn, channel->session, channel->kind,
-               channel->index);
+    send_hello(channel->conn, channel->session, channel->kind, channel->index);
 }
 
 static void channel_message(void *owner, const Remapd__Message *message)
@@ -177,8 +175,10 @@ static void on_welcome(struct session *session, const Remapd__Welcome *welcome)
     if (welcome->version != WIRE_VERSION) {
         char reason[80];
 
-        snprintf(reason, sizeof(reason), "the destination speaks version %u, "
-                 "this remapd %u", welcome->version, WIRE_VERSION);
+        snprintf(reason, sizeof(reason),
+                 "the destination speaks version %u, "
+                 "this remapd %u",
+                 welcome->version, WIRE_VERSION);
         session_lost(session, reason);
         return;
     }
@@ -299,17 +299,10 @@ static void control_message(void *owner, const Remapd__Message *message)
     case REMAPD__MESSAGE__BODY_COMPLETE:
         on_complete(session);
         break;
-    case REMAPD__MESSAGE__BODY_PAUSE:
-        session_lost(session, message->pause->reason);
-        break;
-    case REMAPD__MESSAGE__BODY_ABORT:
-        session_lost(session, message->abort->reason);
-        break;
-    case REMAPD__MESSAGE__BODY_KEEP_ALIVE:
-        break;
     default:
-        session_lost(session, "the destination sent a message that only a "
-                              "source sends");
+        wire_take_common(session, message,
+                         "the destination sent a message that only a source "
+                         "sends");
     }
 }
 
@@ -326,12 +319,7 @@ static void control_closed(void *owner, const char *reason)
         open_control(session);
         return;
     }
-    if (session->state == SESSION_COMPLETE) {
-        msg_conn_free(session->control);
-        session->control = NULL;
-        return;
-    }
-    session_lost(session, reason);
+    wire_closed(session, reason);
 }
 
 static void on_ticket(struct session *session,
@@ -348,8 +336,10 @@ static void on_ticket(struct session *session,
         source->ticket = remapd__ticket__unpack(NULL, bytes, message->ticket);
     if (!source->ticket || source->ticket->version != WIRE_VERSION ||
         source->ticket->session.len != sizeof(session->id)) {
-        session_fail(session, "the ticket cannot be read, or is not of "
-                              "version %u", WIRE_VERSION);
+        session_fail(session,
+                     "the ticket cannot be read, or is not of "
+                     "version %u",
+                     WIRE_VERSION);
         return;
     }
     session_set_id(session, source->ticket->session.data);
@@ -461,8 +451,8 @@ static void on_switchover(struct session *session, int fd)
     session->map_bytes = sender_bytes(session->source->sender);
     session_set_state(session, SESSION_ACTIVE);
     log_info("session %s: source has %llu pages to send, its map takes %llu "
-             "bytes", session->id_text,
-             (unsigned long long)session->total_pages,
+             "bytes",
+             session->id_text, (unsigned long long)session->total_pages,
              (unsigned long long)session->map_bytes);
     body.pages = session->total_pages;
     message.body_case = REMAPD__MESSAGE__BODY_LEFT_END;
@@ -504,11 +494,15 @@ static void handoff_closed(void *owner, const char *reason)
     struct session *session = owner;
 
     if (session->state >= SESSION_ACTIVE && session->state < SESSION_COMPLETE)
-        session_pause(session, "the source's QEMU is gone, and with it the "
-                               "pages that are left: %s", reason);
+        session_pause(session,
+                      "the source's QEMU is gone, and with it the "
+                      "pages that are left: %s",
+                      reason);
     if (session->state < SESSION_ACTIVE && session->control)
-        session_fail(session, "the source's QEMU left before the switchover: "
-                              "%s", reason);
+        session_fail(session,
+                     "the source's QEMU left before the switchover: "
+                     "%s",
+                     reason);
     else
         session_end(session, reason);
 }

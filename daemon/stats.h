@@ -22,11 +22,11 @@ struct histogram {
 };
 
 struct stats {
-    _Atomic uint64_t zero_pages, data_pages;    /* placed, or sent */
-    _Atomic uint64_t urgent_pages, bulk_pages;  /* by the channel they came on */
-    _Atomic uint64_t duplicate_pages;           /* came twice, dropped */
-    _Atomic uint64_t present_pages;             /* the kernel had them already */
-    _Atomic uint64_t fallback_pages;            /* copied, the engine could not */
+    _Atomic uint64_t zero_pages, data_pages;   /* placed, or sent */
+    _Atomic uint64_t urgent_pages, bulk_pages; /* by the channel they came on */
+    _Atomic uint64_t duplicate_pages;          /* came twice, dropped */
+    _Atomic uint64_t present_pages;            /* the kernel had them already */
+    _Atomic uint64_t fallback_pages; /* copied, the engine could not */
     _Atomic uint64_t faults;
     struct histogram latency; /* of faults: read from the uffd to placed */
 };

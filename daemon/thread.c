@@ -33,10 +33,8 @@ int thread_start(struct thread *thread, struct thread_status *status,
         return -errno;
     madvise(buffer, FRAME_MAX_BYTES, MADV_DONTFORK);
     madvise(buffer, FRAME_MAX_BYTES, MADV_DONTDUMP);
-    *thread = (struct thread){.status = status,
-                              .main = main,
-                              .opaque = opaque,
-                              .buffer = buffer};
+    *thread = (struct thread){
+        .status = status, .main = main, .opaque = opaque, .buffer = buffer};
     atomic_fetch_add(&status->alive, 1);
     ret = pthread_create(&thread->id, NULL, thread_entry, thread);
     if (ret) {

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define MIN(a, b)     ((a) < (b) ? (a) : (b))
+#define MAX(a, b)     ((a) > (b) ? (a) : (b))
 
 #define PAGE_BYTES 4096ull
 #define PAGE_SHIFT 12
@@ -52,7 +52,7 @@ static inline void cleanup_free(void *pointer)
 }
 
 #define AUTO_CLOSE __attribute__((cleanup(cleanup_close)))
-#define AUTO_FREE __attribute__((cleanup(cleanup_free)))
+#define AUTO_FREE  __attribute__((cleanup(cleanup_free)))
 
 /** xcalloc() - zeroed memory or the end of the program; never for a size that
  * a peer chose without a bound. Any thread. */

@@ -82,6 +82,33 @@ void wire_take_block(struct session *session, struct block_table *table,
         *fd = -1;
 }
 
+void wire_take_common(struct session *session, const Remapd__Message *message,
+                      const char *unexpected)
+{
+    switch (message->body_case) {
+    case REMAPD__MESSAGE__BODY_PAUSE:
+        session_lost(session, message->pause->reason);
+        break;
+    case REMAPD__MESSAGE__BODY_ABORT:
+        session_lost(session, message->abort->reason);
+        break;
+    case REMAPD__MESSAGE__BODY_KEEP_ALIVE:
+        break;
+    default:
+        session_lost(session, unexpected);
+    }
+}
+
+void wire_closed(struct session *session, const char *reason)
+{
+    if (session->state != SESSION_COMPLETE) {
+        session_lost(session, reason);
+        return;
+    }
+    msg_conn_free(session->control);
+    session->control = NULL;
+}
+
 void wire_keep_alive(struct session *session)
 {
     Remapd__KeepAlive body = REMAPD__KEEP_ALIVE__INIT;

@@ -21,6 +21,15 @@ void wire_send_block(struct session *session, const struct block *block);
 void wire_take_block(struct session *session, struct block_table *table,
                      const struct handoff_block *message, int *fd);
 
+/** wire_take_common() - act on a message that both roles treat alike; any that
+ * is left over, @unexpected says what it is, loses the session. */
+void wire_take_common(struct session *session, const Remapd__Message *message,
+                      const char *unexpected);
+
+/** wire_closed() - the control connection is gone: fine once all is complete,
+ * else the session is lost. */
+void wire_closed(struct session *session, const char *reason);
+
 /** wire_keep_alive() - speak if we have been silent for a second; the session
  * is lost if the peer has been for too long. */
 void wire_keep_alive(struct session *session);

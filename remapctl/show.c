@@ -54,7 +54,7 @@ static const char *cell(const char *text, char *to, size_t size)
 {
     size_t i;
 
-    for (i = 0; text[i] && i < size - 1; i++)
+    for (i = 0; i < size - 1 && text[i]; i++)
         to[i] = isprint((unsigned char)text[i]) ? text[i] : '?';
     to[i] = 0;
     return i ? to : "-";
