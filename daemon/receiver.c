@@ -110,11 +110,11 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
 {
     struct receiver *receiver = thread->receiver;
     enum place_engine engine = receiver->engines[frame->block->index];
-    unsigned data_pages = mask_count(data);
     int ret = -EAGAIN;
 
     if (place_ops_of(engine)->whole && frame->offset % HUGE_BYTES == 0 &&
-        data_pages && data_pages + mask_count(zero) == FRAME_MAX_PAGES)
+        frame->kind != FRAME_ZERO &&
+        mask_count(data) + mask_count(zero) == FRAME_MAX_PAGES)
         ret = place_whole(&receiver->target, engine, receiver->placers,
                           (unsigned)(thread - receiver->threads), frame->block,
                           frame->offset, data, from);

@@ -2,6 +2,7 @@
 #include "sender.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -21,6 +22,7 @@ struct send_thread {
 struct sender {
     const struct block_table *table;
     pid_t pid;
+    int pagemap; /* of the QEMU, or -1 */
     uint32_t *granule;
     struct stats *stats;
     struct pageset left;    /* what bulk has still to send */
@@ -36,9 +38,12 @@ struct sender *sender_new(const struct block_table *table, pid_t pid,
                           int notify_fd)
 {
     struct sender *sender = xcalloc(1, sizeof(*sender));
+    char path[32];
 
     sender->table = table;
     sender->pid = pid;
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+    sender->pagemap = open(path, O_RDONLY | O_CLOEXEC);
     sender->granule = xcalloc(table->count, sizeof(*granule));
     memcpy(sender->granule, granule, table->count * sizeof(*granule));
     sender->stats = stats;
@@ -77,9 +82,10 @@ uint64_t sender_left(const struct sender *sender)
     return pageset_count(&sender->left);
 }
 
-/* One frame: as few bytes as say what the pages of @wanted hold. */
+/* One frame: as few bytes as say what the pages of @wanted hold. A huge page
+ * of zeros that is no @hole goes as SPARSE: it may be huge there, too. */
 static int send_frame(struct send_thread *thread, struct frame *frame,
-                      const uint64_t *wanted, const uint64_t *zero)
+                      const uint64_t *wanted, const uint64_t *zero, bool hole)
 {
     struct iovec iov[2 + FRAME_MAX_PAGES / 2 + 1];
     unsigned pages = frame_pages(frame), count = 1, end;
@@ -92,7 +98,7 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
         data[i] = wanted[i] & ~zero[i];
     frame->payload = data_pages * FRAME_PAGE;
-    if (zero_pages == pages) {
+    if (zero_pages == pages && (hole || frame->length < HUGE_BYTES)) {
         frame->kind = FRAME_ZERO;
     } else if (data_pages == pages) {
         frame->kind = FRAME_DATA;
@@ -145,18 +151,24 @@ static int send_range(struct send_thread *thread, struct frame *frame,
                       const uint64_t *wanted, char *error)
 {
     struct sender *sender = thread->sender;
+    unsigned pages = frame_pages(frame);
+    bool hole =
+        source_is_hole(sender->pagemap, frame->block, frame->offset, pages);
     uint64_t zero[PAGESET_MASK_WORDS];
-    int ret =
-        source_read(sender->pid, frame->block, frame->offset,
-                    frame_pages(frame), wanted, thread->worker.buffer, zero);
+    int ret = 0;
 
+    if (hole)
+        memcpy(zero, wanted, sizeof(zero));
+    else
+        ret = source_read(sender->pid, frame->block, frame->offset, pages,
+                          wanted, thread->worker.buffer, zero);
     if (ret) {
         snprintf(error, ERROR_TEXT_BYTES, "reading block %.80s of QEMU: %s",
                  frame->block->idstr, strerror(-ret));
         return ret;
     }
-    widen_to_pages(frame->block, frame_pages(frame), zero);
-    ret = send_frame(thread, frame, wanted, zero);
+    widen_to_pages(frame->block, pages, zero);
+    ret = send_frame(thread, frame, wanted, zero, hole);
     if (ret)
         snprintf(error, ERROR_TEXT_BYTES, "sending: %s", strerror(-ret));
     return ret;
@@ -313,6 +325,8 @@ void sender_free(struct sender *sender)
         channel_fini(&sender->threads[i].channel);
     }
     pageset_fini(&sender->left);
+    if (sender->pagemap >= 0)
+        close(sender->pagemap);
     thread_status_fini(&sender->status);
     free(sender->granule);
     free(sender);

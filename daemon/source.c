@@ -7,6 +7,9 @@
 
 #include "pageset.h"
 
+/* Present or swapped. Ref: Documentation/admin-guide/mm/pagemap.rst. */
+#define PAGEMAP_MEMORY (3ull << 62)
+
 bool source_page_is_zero(const uint8_t *page)
 {
     const uint64_t *words = (const uint64_t *)(const void *)page;
@@ -18,6 +21,24 @@ bool source_page_is_zero(const uint8_t *page)
             return false;
     }
     return true;
+}
+
+bool source_is_hole(int pagemap, const struct block *block, uint64_t offset,
+                    unsigned pages)
+{
+    uint64_t entries[PAGESET_MASK_WORDS * 64], any = 0;
+    off_t at = (off_t)((block->hva + offset) / PAGE_BYTES * sizeof(*entries));
+
+    if (pagemap < 0 || block->fd >= 0 ||
+        pread(pagemap, entries, sizeof(*entries), at) != sizeof(*entries) ||
+        entries[0] & PAGEMAP_MEMORY)
+        return false;
+    if (pread(pagemap, entries, pages * sizeof(*entries), at) !=
+        (ssize_t)(pages * sizeof(*entries)))
+        return false;
+    for (unsigned i = 0; i < pages; i++)
+        any |= entries[i];
+    return !(any & PAGEMAP_MEMORY);
 }
 
 /* One run of pages. A memfd is read, not mapped: reading its holes does not

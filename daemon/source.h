@@ -23,6 +23,16 @@ int source_read(pid_t pid, const struct block *block, uint64_t offset,
                 unsigned pages, const uint64_t *wanted, uint8_t *buffer,
                 uint64_t *zero);
 
+/**
+ * source_is_hole() - has the QEMU no memory at all behind @pages pages?
+ * @pagemap: its /proc/PID/pagemap; -1 if that could not be opened
+ *
+ * What is a hole is zero, need not be read, and should stay a hole; reading it
+ * would fill it. Any thread. Return: false if not, or if it cannot be known.
+ */
+bool source_is_hole(int pagemap, const struct block *block, uint64_t offset,
+                    unsigned pages);
+
 /** source_page_is_zero() - are all 4096 bytes at @page zero? Any thread. */
 bool source_page_is_zero(const uint8_t *page);
 
