@@ -19,8 +19,10 @@
 #define FAULT_WINDOW_BYTES (64u << 10)
 #define FAULT_WINDOW_US    200
 
-/* A huge page is fetched whole where the link carries it within so long. */
-#define FAULT_WHOLE_US 10000
+/* A huge page is fetched whole, unless the best of some tries took longer than
+ * this: by the best, for a busy host is slow at times, a slow link always. */
+#define FAULT_WHOLE_NS    8000000
+#define FAULT_WHOLE_TRIES 4
 
 /* Until then nothing is known of the link, and it is taken to be fast. */
 #define FAULT_LEARN_NS 20000000
@@ -55,14 +57,16 @@ static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
 }
 
 /* What to fetch for a fault in @block: a whole huge page, if the engine can
- * place one and the link carries it soon enough. */
+ * place one and the link has carried one soon enough. */
 static uint64_t fault_granule(const struct fault_reader *reader,
-                              const struct block *block, uint64_t now)
+                              const struct block *block)
 {
-    uint64_t granule = place_granule(reader->engines[block->index], block);
+    const struct stats *stats = reader->target->stats;
 
-    return fault_rate(reader, now) * FAULT_WHOLE_US < granule ? block->page_size
-                                                              : granule;
+    if (stats->wholes >= FAULT_WHOLE_TRIES &&
+        stats->whole_min_ns > FAULT_WHOLE_NS)
+        return block->page_size;
+    return place_granule(reader->engines[block->index], block);
 }
 
 /* What to fetch with a page: a power of two of pages. */
@@ -82,7 +86,7 @@ static uint64_t fault_window(const struct fault_reader *reader, uint64_t now)
 static void fault_ask(struct fault_reader *reader, const struct block *block,
                       uint64_t offset, uint64_t now, struct fault_batch *batch)
 {
-    uint64_t granule = fault_granule(reader, block, now);
+    uint64_t granule = fault_granule(reader, block);
     uint64_t start = align_down(offset, granule);
     struct frame frame = {.kind = FRAME_REQUEST, .block = block};
     unsigned whole, asked;

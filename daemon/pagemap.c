@@ -60,28 +60,33 @@ void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
         mask[i] &= missing[i];
 }
 
-/* Count and forget the faults that wait for pages of @mask. */
-static void pagemap_measure(struct pagemap *map, uint64_t first,
-                            const uint64_t *mask)
+/* Count and forget the faults that wait for pages of @mask. Return the
+ * shortest wait. */
+static uint64_t pagemap_measure(struct pagemap *map, uint64_t first,
+                                const uint64_t *mask)
 {
-    uint64_t now = now_ns();
+    uint64_t now = now_ns(), shortest = UINT64_MAX;
 
     pthread_mutex_lock(&map->lock);
     for (unsigned i = 0; i < map->fault_count;) {
         uint64_t at = map->faults[i].page - first;
 
         if (at < PAGESET_MASK_WORDS * 64 && mask_has(mask, (unsigned)at)) {
-            histogram_add(&map->stats->latency, now - map->faults[i].since_ns);
+            uint64_t waited = now - map->faults[i].since_ns;
+
+            histogram_add(&map->stats->latency, waited);
+            shortest = MIN(shortest, waited);
             map->faults[i] = map->faults[--map->fault_count];
         } else {
             i++;
         }
     }
     pthread_mutex_unlock(&map->lock);
+    return shortest;
 }
 
 unsigned pagemap_placed(struct pagemap *map, uint64_t first, unsigned pages,
-                        uint64_t *mask)
+                        uint64_t *mask, uint64_t *waited_ns)
 {
     uint64_t unrequested[PAGESET_MASK_WORDS];
     uint64_t taken[PAGESET_MASK_WORDS], waited = 0;
@@ -93,8 +98,7 @@ unsigned pagemap_placed(struct pagemap *map, uint64_t first, unsigned pages,
     pageset_get(&map->unrequested, first, pages, unrequested);
     for (unsigned word = 0; word < PAGESET_MASK_WORDS; word++)
         waited |= taken[word] & ~unrequested[word];
-    if (waited)
-        pagemap_measure(map, first, taken);
+    *waited_ns = waited ? pagemap_measure(map, first, taken) : UINT64_MAX;
     return count;
 }
 

@@ -60,9 +60,11 @@ void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
                   uint64_t *mask, bool claim);
 
 /** pagemap_placed() - the pages of @mask are placed; measures the faults that
- * waited for them. Return: how many were still missing. */
+ * waited for them.
+ * @waited_ns: result: the shortest time that one did; UINT64_MAX if none did
+ * Return: how many were still missing. */
 unsigned pagemap_placed(struct pagemap *map, uint64_t first, unsigned pages,
-                        uint64_t *mask);
+                        uint64_t *mask, uint64_t *waited_ns);
 
 /**
  * pagemap_request() - a fault at @since_ns waits for @page.

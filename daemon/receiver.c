@@ -138,6 +138,18 @@ static void count_pages(struct receive_thread *thread, unsigned data,
                      data + zero);
 }
 
+/* A huge page came for a fault, which has waited so long; see stats.h. */
+static void count_whole(struct receiver *receiver, uint64_t waited_ns)
+{
+    struct stats *stats = receiver->target.stats;
+
+    if (waited_ns == UINT64_MAX)
+        return;
+    if (!stats->wholes || waited_ns < stats->whole_min_ns)
+        stats->whole_min_ns = waited_ns;
+    stats->wholes++;
+}
+
 /* Receive, place and account for at most 512 pages: those of @data have bytes
  * coming, those of @zero are zero. */
 static int receive_range(struct receive_thread *thread,
@@ -149,6 +161,7 @@ static int receive_range(struct receive_thread *thread,
     bool in_place = place_ops_of(receiver->engines[block->index])->in_place;
     uint64_t first = frame_first_page(frame);
     unsigned pages = frame_pages(frame), placed_data, placed_zero;
+    uint64_t waited_data_ns, waited_zero_ns;
     uint64_t want_data[PAGESET_MASK_WORDS], want_zero[PAGESET_MASK_WORDS];
     uint8_t *to = in_place ? block->map + frame->offset : thread->worker.buffer;
     int ret;
@@ -172,8 +185,12 @@ static int receive_range(struct receive_thread *thread,
                  ret == -ESRCH ? "the guest's memory is gone" : strerror(-ret));
         return ret;
     }
-    placed_data = pagemap_placed(&receiver->map, first, pages, want_data);
-    placed_zero = pagemap_placed(&receiver->map, first, pages, want_zero);
+    placed_data = pagemap_placed(&receiver->map, first, pages, want_data,
+                                 &waited_data_ns);
+    placed_zero = pagemap_placed(&receiver->map, first, pages, want_zero,
+                                 &waited_zero_ns);
+    if (thread->channel.kind == CHANNEL_URGENT && frame->length >= HUGE_BYTES)
+        count_whole(receiver, MIN(waited_data_ns, waited_zero_ns));
     count_pages(thread, placed_data, placed_zero,
                 mask_count(data) + mask_count(zero) - placed_data -
                     placed_zero);

@@ -29,6 +29,9 @@ struct stats {
     _Atomic uint64_t fallback_pages; /* copied, the engine could not */
     _Atomic uint64_t faults;
     struct histogram latency; /* of faults: read from the uffd to placed */
+    /* Huge pages that were fetched whole for a fault, and the shortest time
+     * that took: what the link can do when nothing else is in the way. */
+    _Atomic uint64_t wholes, whole_min_ns;
 };
 
 /** histogram_add() - count one value. Any thread. */

@@ -9,6 +9,7 @@
 
 static struct pagemap map;
 static struct stats stats;
+static uint64_t waited; /* what pagemap_placed() measured last */
 
 static int set_up(void **state)
 {
@@ -37,9 +38,9 @@ static void a_page_is_placed_once(void **state)
     mask_fill(mask, 100);
     pagemap_want(&map, 80, 100, mask, false);
     assert_int_equal(mask_count(mask), 50);
-    assert_int_equal(pagemap_placed(&map, 80, 100, mask), 50);
+    assert_int_equal(pagemap_placed(&map, 80, 100, mask, &waited), 50);
     assert_int_equal(pagemap_left(&map), 0);
-    assert_int_equal(pagemap_placed(&map, 80, 100, mask), 0);
+    assert_int_equal(pagemap_placed(&map, 80, 100, mask, &waited), 0);
     mask_fill(mask, 100);
     pagemap_want(&map, 80, 100, mask, false);
     assert_int_equal(mask_count(mask), 0);
@@ -73,7 +74,8 @@ static void a_fault_is_asked_for_once_and_measured(void **state)
     assert_int_equal(pagemap_request(&map, 7, 7, 1, now_ns()), 1);
     assert_int_equal(pagemap_request(&map, 7, 7, 1, now_ns()), 0);
     assert_int_equal(stats.latency.count, 0);
-    assert_int_equal(pagemap_placed(&map, 7, 1, mask), 1);
+    assert_int_equal(pagemap_placed(&map, 7, 1, mask, &waited), 1);
+    assert_true(waited < UINT64_MAX);
     assert_int_equal(stats.latency.count, 2);
     assert_int_equal(map.fault_count, 0);
     /* Placed between the look at the map and the request: no more to ask. */
@@ -92,7 +94,7 @@ static void a_granule_is_asked_for_whole_or_not(void **state)
     assert_int_equal(pagemap_request(&map, 6, 0, 512, now_ns()), 0);
     assert_int_equal(pagemap_request(&map, 600, 600, 1, now_ns()), 1);
     assert_int_equal(pagemap_request(&map, 601, 512, 512, now_ns()), 1);
-    pagemap_placed(&map, 1024, 1, mask);
+    pagemap_placed(&map, 1024, 1, mask, &waited);
     assert_int_equal(pagemap_request(&map, 1030, 1024, 512, now_ns()), 1);
     assert_int_equal(pagemap_request(&map, 1536, 1536, 512, now_ns()), 512);
 }
@@ -109,7 +111,7 @@ static void more_faults_than_are_timed(void **state)
         assert_int_equal(pagemap_request(&large, page, page, 1, 1), 1);
     for (uint64_t page = 0; page < 2 * PAGEMAP_TIMED_FAULTS; page += 512) {
         mask_fill(mask, 512);
-        assert_int_equal(pagemap_placed(&large, page, 512, mask), 512);
+        assert_int_equal(pagemap_placed(&large, page, 512, mask, &waited), 512);
     }
     assert_int_equal(stats.latency.count, PAGEMAP_TIMED_FAULTS);
     assert_int_equal(pagemap_left(&large), 0);
@@ -127,13 +129,13 @@ static void *request_all(void *opaque)
 
 static void *place_all(void *opaque)
 {
-    uint64_t mask[PAGESET_MASK_WORDS];
+    uint64_t mask[PAGESET_MASK_WORDS], ignored;
 
     (void)opaque;
     for (uint64_t page = 0; page < PAGES; page += 16) {
         mask_fill(mask, 16);
         pagemap_want(&map, page, 16, mask, true);
-        pagemap_placed(&map, page, 16, mask);
+        pagemap_placed(&map, page, 16, mask, &ignored);
     }
     return NULL;
 }
