@@ -3,9 +3,16 @@
 # make check-kernel         the patched kernel in virtual machines
 # make check-kernel-kasan   the same under KASAN
 # make check-kernel-cost    instructions: REMAP, COPY, a missing fault
-# DURATION=600              how long each test runs that runs for a time
+# DURATION=600              seconds for each test that runs for a time
+
+DURATION ?= 10
 
 .PHONY: check-kernel check-kernel-kasan check-kernel-cost
-check-kernel check-kernel-kasan check-kernel-cost: check-kernel%:
-	tests/lib/suite kernel$* tests/kernel/check \
-	    $(or $(patsubst -%,%,$*),lab) $(or $(DURATION),10)
+check-kernel: qemu
+	tests/lib/suite kernel tests/kernel/check lab $(DURATION)
+
+check-kernel-kasan: qemu
+	tests/lib/suite kernel-kasan tests/kernel/check kasan $(DURATION)
+
+check-kernel-cost: qemu
+	tests/lib/suite kernel-cost tests/kernel/check cost
