@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "collapse.h"
 #include "fault.h"
 #include "frame.h"
 #include "thread.h"
@@ -27,6 +28,7 @@ struct receiver {
     struct receive_thread threads[THREAD_MAX_CHANNELS];
     unsigned count;
     struct fault_reader *faults;
+    struct collapser collapser;
     struct thread_status status;
 };
 
@@ -39,6 +41,7 @@ struct receiver *receiver_new(const struct block_table *table,
     receiver->target.stats = stats;
     thread_status_init(&receiver->status, notify_fd);
     pagemap_init(&receiver->map, table->pages, stats);
+    collapser_init(&receiver->collapser, table, &receiver->status);
     return receiver;
 }
 
@@ -120,6 +123,8 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
                           frame->offset, data, from);
     if (ret != -EAGAIN)
         return ret;
+    if (place_ops_of(engine)->whole)
+        collapser_note(&receiver->collapser, frame_first_page(frame));
     ret = place_runs(thread, frame, data, from);
     return ret ? ret : place_runs(thread, frame, zero, NULL);
 }
@@ -317,6 +322,11 @@ void receiver_stop(struct receiver *receiver)
         channel_shutdown(&receiver->threads[i].channel);
 }
 
+void receiver_collapse(struct receiver *receiver, pid_t pid)
+{
+    collapser_start(&receiver->collapser, pid);
+}
+
 bool receiver_ended(const struct receiver *receiver)
 {
     return thread_status_ended(&receiver->status);
@@ -332,6 +342,7 @@ void receiver_free(struct receiver *receiver)
         channel_fini(&receiver->threads[i].channel);
     }
     pagemap_fini(&receiver->map);
+    collapser_fini(&receiver->collapser);
     thread_status_fini(&receiver->status);
     free(receiver);
 }
@@ -344,7 +355,8 @@ uint64_t receiver_left(const struct receiver *receiver)
 uint64_t receiver_bytes(const struct receiver *receiver, uint64_t *constant)
 {
     *constant = sizeof(*receiver);
-    return *constant + pagemap_bytes(&receiver->map);
+    return *constant + pagemap_bytes(&receiver->map) +
+           pageset_bytes(&receiver->collapser.pieces);
 }
 
 uint64_t receiver_wire_bytes(const struct receiver *receiver)

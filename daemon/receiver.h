@@ -8,6 +8,8 @@
 #ifndef REMAPD_RECEIVER_H
 #define REMAPD_RECEIVER_H
 
+#include <sys/types.h>
+
 #include "block.h"
 #include "channel.h"
 #include "pagemap.h"
@@ -45,6 +47,11 @@ int receiver_start(struct receiver *receiver, int uffd,
 /** receiver_stop() - have all threads end, without waiting for it; pages stay
  * as they are. */
 void receiver_stop(struct receiver *receiver);
+
+/** receiver_collapse() - make huge pages of what an engine that can place them
+ * had to place in pieces; see collapse.h. After the threads' end: another one
+ * then runs, for receiver_ended() to wait for. */
+void receiver_collapse(struct receiver *receiver, pid_t pid);
 
 /** receiver_ended() - have they? The eventfd is written when they have. */
 bool receiver_ended(const struct receiver *receiver);

@@ -564,6 +564,8 @@ static void detach_if_ended(struct session *session)
     close(destination->uffd);
     destination->uffd = -1;
     handoff_send(session->handoff, HANDOFF_DETACHED, NULL, 0);
+    if (session->state == SESSION_COMPLETE)
+        receiver_collapse(destination->receiver, handoff_pid(session->handoff));
     session_close(session);
 }
 

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Huge pages for granules that arrived in pieces, once nobody waits any more.
+ */
+#ifndef REMAPD_COLLAPSE_H
+#define REMAPD_COLLAPSE_H
+
+#include "block.h"
+#include "pageset.h"
+#include "thread.h"
+
+struct collapser {
+    const struct block_table *table;
+    struct pageset pieces; /* granules of HUGE_BYTES that came in pieces */
+    struct thread_status *status;
+    struct thread thread;
+    int pidfd; /* the QEMU */
+};
+
+/** collapser_init() - for the granules of @table, none in pieces.
+ * Main thread. */
+void collapser_init(struct collapser *collapser,
+                    const struct block_table *table,
+                    struct thread_status *status);
+
+/** collapser_fini() - after the thread's end. Main thread. */
+void collapser_fini(struct collapser *collapser);
+
+/** collapser_note() - pages of the granule around page number @page were placed
+ * on their own. Any thread. */
+void collapser_note(struct collapser *collapser, uint64_t page);
+
+/**
+ * collapser_start() - in a thread, have the kernel make a huge page of each
+ * granule that was noted, with a rest after each.
+ * @pid: the QEMU, which must have unregistered its userfaultfd
+ *
+ * What cannot be collapsed stays as it is. The thread's end is counted in the
+ * status. Main thread. Ref: madvise(2), MADV_COLLAPSE, since Linux 6.1.
+ */
+void collapser_start(struct collapser *collapser, pid_t pid);
+
+#endif
