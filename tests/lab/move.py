@@ -104,12 +104,13 @@ class Move:
         if not self.stopped:
             self.vm.arrived(self.destination)
 
-    def settle(self, seconds=1):
-        """Gives the destination so long after the end to have its huge pages
-        again."""
+    def settle(self, seconds=1, share=1):
+        """Gives the destination so long after the end to have this share of
+        its huge pages again."""
         def huge():
             self.thp_bytes_destination = self.destination.huge_bytes()
-            return (self.thp_bytes_destination >= self.thp_bytes_source
+            return (self.thp_bytes_destination >=
+                    share * self.thp_bytes_source
                     or time.time() > self.ended + seconds)
         wait_until(huge, "huge pages looked at", seconds + 10, 0.1)
 

@@ -118,6 +118,23 @@ def moves_there_and_back():
             require_whole(vm, vm.move(pager="required"))
 
 
+@test(precopy=(0, 1))
+def huge_pages_stay_huge(precopy):
+    """What pre-copy has left in pieces becomes huge again a little later."""
+    with Lab() as lab:
+        vm = lab.vm("huge", backend="thp", **SMALL)
+        vm.start(pager="required")
+        move = vm.move(pager="required", precopy=bool(precopy))
+        if move.engine() != "move":
+            raise Skip(f"engine {move.engine()}: this kernel cannot move pages")
+        move.settle(20, 0.9)
+        source, destination = move.thp_bytes_source, move.thp_bytes_destination
+        require(source > 0, "the source had no huge page")
+        require(destination >= 0.9 * source,
+                f"{source} bytes were huge, {destination} are")
+        require_whole(vm, move)
+
+
 def move_all(vms):
     """Moves all of them at once."""
     moves_ = [Move(vm, pager="required") for vm in vms]
