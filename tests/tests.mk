@@ -7,7 +7,9 @@
 #   check-hostile       bad input of every kind against a remapd
 #   check-face          remapctl, --help and the manual pages
 #   check-asan, -tsan   those but for check-platform, with sanitizers
-#   check-vm, check-kernel
+#   check-vm            whole VMs, on the patched QEMU
+#   check-kernel        the patched kernel in a VM
+#   qemu-qtest          QEMU's own tests of post-copy, without a pager
 # make check-loop TESTS="parts of names"   only those tests
 
 TEST_CFLAGS = -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -pthread
@@ -76,4 +78,5 @@ check:
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
 	tests/lib/suite vm $(MAKE) --no-print-directory check-vm || failed=1; \
+	tests/lib/suite qtest $(MAKE) --no-print-directory qemu-qtest || failed=1; \
 	exit $$failed
