@@ -18,14 +18,14 @@ $(GUEST_CACHE)/vmlinuz:
 	@mkdir -p $(GUEST_CACHE)
 	cd $(GUEST_CACHE) && package=$$(apt-cache depends linux-image-cloud-amd64 | \
 	    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p') && \
-	    rm -rf linux* && apt-get -q download $$package && \
+	    rm -rf linux* && apt-get -q -o APT::Sandbox::User=root download $$package && \
 	    dpkg -x $$package*.deb linux && rm $$package*.deb && \
 	    cp linux/boot/vmlinuz-* $@ && rm -r linux
 
 $(GUEST_CACHE)/busybox:
 	@mkdir -p $(GUEST_CACHE)
 	cd $(GUEST_CACHE) && rm -rf bb busybox-static* && \
-	    apt-get -q download busybox-static && \
+	    apt-get -q -o APT::Sandbox::User=root download busybox-static && \
 	    dpkg -x busybox-static*.deb bb && rm busybox-static*.deb && \
 	    cp bb/bin/busybox $@ && rm -r bb
 

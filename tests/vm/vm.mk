@@ -8,9 +8,12 @@ include tests/guest/guest.mk
 
 # The packages first: what the others of these targets build needs them.
 demo:
-	demo/install
+	tools/deps demo
+	demo/demo.py --check
 	$(MAKE) --no-print-directory all qemu guest
 	demo/demo.py
 
-check-vm: all qemu guest
+check-vm:
+	tools/deps check
+	$(MAKE) --no-print-directory all qemu guest
 	tests/vm/run.py $(TESTS)
