@@ -102,15 +102,30 @@ static void print_line(const struct watch *watch, struct watched *watched,
     strcpy(watched->line, line);
 }
 
-/* How a session ended that the daemon does not list any more, as far as the
- * last look at it tells. */
+/* The daemon remembers how the last sessions ended: that is the latest of those
+ * that are gone. */
+static void take_ended(struct watch *watch, struct json_object *ended)
+{
+    for (struct watched *i = watch->all; i; i = i->next) {
+        for (size_t j = 0; ended && j < json_object_array_length(ended); j++) {
+            struct json_object *session = json_object_array_get_idx(ended, j);
+
+            if (i->present || !same(i->latest, session))
+                continue;
+            json_object_put(i->latest);
+            i->latest = json_object_get(session);
+        }
+    }
+}
+
+/* How a session ended that the daemon does not list any more. */
 static const char *ending(const struct watched *watched)
 {
     const char *state = show_text(watched->latest, "state");
 
     if (!strcmp(state, "complete"))
         return "; ended";
-    if (!strcmp(state, "paused"))
+    if (!strcmp(state, "paused") || !strcmp(state, "failed"))
         return "; ended without being complete";
     return "; ended since then: see its report, or remapd's log";
 }
@@ -164,7 +179,7 @@ static void draw(struct watch *watch)
 static enum exit_code look(struct watch *watch, unsigned *count)
 {
     const char *id = watch->options->id;
-    struct json_object *answer, *sessions = NULL, *chosen;
+    struct json_object *answer, *sessions = NULL, *ended = NULL, *chosen;
     enum exit_code code = ask(watch->options->socket_path, "list", &answer);
 
     if (code)
@@ -180,6 +195,8 @@ static enum exit_code look(struct watch *watch, unsigned *count)
         take(watch, session);
         json_object_array_add(chosen, json_object_get(session));
     }
+    json_object_object_get_ex(answer, "ended", &ended);
+    take_ended(watch, ended);
     *count = (unsigned)json_object_array_length(chosen);
     json_object_object_add(answer, "sessions", chosen);
     if (watch->options->json) {
