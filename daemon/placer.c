@@ -11,9 +11,9 @@
 
 #define PLACER_MAX_RUNS  256 /* of 512 pages, every second one */
 #define PLACER_ANSWER_MS 10000
-#define PLACER_PRIME_AT_ONCE                                                   \
-    8 /* slots in one command, before the first use                            \
-       */
+
+/* Slots in one command, before the first use. */
+#define PLACER_PRIME_AT_ONCE 8
 
 struct placer {
     pthread_mutex_t lock; /* of all that follows, once pages move */
@@ -173,9 +173,12 @@ static int placer_use(struct placer *placer, uint64_t hva, const uint8_t *from,
     placer_ready(placer);
     if (!placer->primed && placer->asked && !placer->broken)
         placer_answer(placer, &answer, 0);
-    if (placer->broken || !placer->primed ||
-        !placer_fill(placer, from, iov, count))
+    if (placer->broken || !placer->primed)
         return EIO;
+    if (!placer_fill(placer, from, iov, count)) {
+        placer->broken = true; /* the slot may hold a part: no more zeros */
+        return EIO;
+    }
     placer_command(placer, PLACER_MOVE, placer->next, hva, length);
     placer->next = (placer->next + 1) % placer->slots;
     placer->primed--;

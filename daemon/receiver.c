@@ -123,7 +123,8 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
                           frame->offset, data, from);
     if (ret != -EAGAIN)
         return ret;
-    if (place_ops_of(engine)->whole)
+    /* Zeros alone may be a hole at the source: no memory for them here. */
+    if (place_ops_of(engine)->whole && mask_count(data))
         collapser_note(&receiver->collapser, frame_first_page(frame));
     ret = place_runs(thread, frame, data, from);
     return ret ? ret : place_runs(thread, frame, zero, NULL);

@@ -98,8 +98,15 @@ def left_by_precopy(left, kind):
 @test(kind=KINDS)
 def only_zeros(kind):
     with pages_for(kind), Pair() as pair:
-        report = check_figures(pair.migrate(kind=kind, mib=MIB, zero=100))
+        moved = pair.migrate(kind=kind, mib=MIB, zero=100)
+        report = check_figures(moved)
         require(report["pages"]["data"] == 0, f"{report['pages']}")
+        # What the source had no memory for takes none at the destination,
+        # not even later.
+        log = pair.hosts[1].remapd.process.output()
+        require("came in pieces" not in log and
+                moved.figures["huge_kib"] == 0,
+                f"holes became {moved.figures['huge_kib']} KiB of huge pages")
 
 
 @test(kind=("anon", "memfd"))
