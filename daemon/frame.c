@@ -116,6 +116,20 @@ int frame_parse(const struct frame_header *header,
     return 0;
 }
 
+int frame_recv(struct channel *channel, const struct block_table *table,
+               struct frame *frame, char *error)
+{
+    struct frame_header header;
+    int ret = channel_recv_header(channel, &header);
+
+    if (!ret)
+        return frame_parse(&header, table, frame, error);
+    snprintf(error, ERROR_TEXT_BYTES,
+             ret == -ECONNRESET ? "connection lost within a frame"
+                                : "connection lost");
+    return ret;
+}
+
 int frame_masks_parse(const struct frame *frame,
                       const struct frame_masks *masks, uint64_t *data,
                       uint64_t *zero, char *error)

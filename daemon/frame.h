@@ -5,6 +5,7 @@
 
 #include "../proto/frame.h"
 #include "block.h"
+#include "channel.h"
 #include "pageset.h"
 
 struct frame {
@@ -31,6 +32,11 @@ void frame_pack(const struct frame *frame, struct frame_header *header);
 int frame_parse(const struct frame_header *header,
                 const struct block_table *table, struct frame *frame,
                 char *error);
+
+/** frame_recv() - receive a header on @channel and parse it. The thread that
+ * receives on the channel. Return: 0, -EPROTO, or channel_recv_header()'s. */
+int frame_recv(struct channel *channel, const struct block_table *table,
+               struct frame *frame, char *error);
 
 /**
  * frame_masks_parse() - check the masks of a SPARSE frame.

@@ -3,10 +3,10 @@
  * Sets of pages: one bit a page, changed atomically.
  *
  * A session keeps its truth in a few of them (what is missing, what is being
- * received, what was asked for, what is left to send). Each bit goes from set
- * to clear exactly once, and pageset_take() tells the thread for which it did:
- * that thread alone acts on the page. Bits are set only while one thread owns
- * the set, before pages move. Any function may be called from any thread.
+ * received, what was asked for, what is left to send). There each bit goes from
+ * set to clear exactly once, and pageset_take() tells the thread for which it
+ * did: that thread alone acts on the page. A set from which nothing is taken
+ * only grows. Any function may be called from any thread.
  */
 #ifndef REMAPD_PAGESET_H
 #define REMAPD_PAGESET_H

@@ -245,17 +245,10 @@ static int receive_frame(struct receive_thread *thread, char *error)
 {
     static const uint64_t none[PAGESET_MASK_WORDS];
     uint64_t data[PAGESET_MASK_WORDS];
-    struct frame_header header;
     struct frame frame;
-    int ret = channel_recv_header(&thread->channel, &header);
+    int ret =
+        frame_recv(&thread->channel, thread->receiver->table, &frame, error);
 
-    if (ret) {
-        snprintf(error, ERROR_TEXT_BYTES,
-                 ret == -ECONNRESET ? "connection lost within a frame"
-                                    : "connection lost");
-        return ret;
-    }
-    ret = frame_parse(&header, thread->receiver->table, &frame, error);
     if (ret)
         return ret;
     switch (frame.kind) {

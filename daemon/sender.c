@@ -67,16 +67,6 @@ void sender_leave(struct sender *sender, uint64_t first, uint64_t pages)
     pageset_add(&sender->left, first, pages);
 }
 
-uint64_t sender_next_left(const struct sender *sender, uint64_t page)
-{
-    return pageset_next(&sender->left, page);
-}
-
-bool sender_has_left(const struct sender *sender, uint64_t page)
-{
-    return pageset_has(&sender->left, page);
-}
-
 uint64_t sender_left(const struct sender *sender)
 {
     return pageset_count(&sender->left);
@@ -181,17 +171,9 @@ static int answer_request(struct send_thread *thread, char *error)
 {
     struct sender *sender = thread->sender;
     uint64_t wanted[PAGESET_MASK_WORDS];
-    struct frame_header header;
     struct frame frame;
-    int ret = channel_recv_header(&thread->channel, &header);
+    int ret = frame_recv(&thread->channel, sender->table, &frame, error);
 
-    if (ret) {
-        snprintf(error, ERROR_TEXT_BYTES,
-                 ret == -ECONNRESET ? "connection lost within a frame"
-                                    : "connection lost");
-        return ret;
-    }
-    ret = frame_parse(&header, sender->table, &frame, error);
     if (ret)
         return ret;
     if (frame.kind != FRAME_REQUEST) {
@@ -265,7 +247,6 @@ static int send_bulk(struct send_thread *thread, char *error)
             continue;
         }
         hint = atomic_exchange(&sender->hint, SENDER_NO_HINT);
-
         page = pageset_next(
             &sender->left,
             hint == SENDER_NO_HINT ? page : align_down(hint, FRAME_MAX_PAGES));

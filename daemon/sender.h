@@ -36,13 +36,6 @@ void sender_add_channel(struct sender *sender, int fd, enum channel_kind kind,
 /** sender_leave() - @pages pages from @first are to be sent; before start. */
 void sender_leave(struct sender *sender, uint64_t first, uint64_t pages);
 
-/** sender_next_left() - from @page on the next page to be sent; before start,
- * for telling the destination. */
-uint64_t sender_next_left(const struct sender *sender, uint64_t page);
-
-/** sender_has_left() - is @page to be sent? */
-bool sender_has_left(const struct sender *sender, uint64_t page);
-
 /** sender_left() - pages that bulk has still to send. Any thread. */
 uint64_t sender_left(const struct sender *sender);
 

@@ -379,6 +379,7 @@ struct json_object *session_json(const struct session *session)
     add_number(pages, "bulk", stats->bulk_pages);
     add_number(pages, "duplicate", stats->duplicate_pages);
     add_number(pages, "present", stats->present_pages);
+    add_number(pages, "fallback", stats->fallback_pages);
     json_object_object_add(json, "pages", pages);
     add_number(json, "bytes_on_wire", session->wire_bytes);
     add_number(json, "map_bytes", session->map_bytes);

@@ -217,6 +217,7 @@ static void report_pages(const struct json_object *session)
         {"bulk", "on bulk channels"},
         {"duplicate", "arrived twice, dropped"},
         {"present", "the guest had already"},
+        {"fallback", "copied, could not be moved"},
         {"left", "not placed"},
     };
     long long total = (long long)show_number(session, "pages.total");

@@ -282,6 +282,16 @@ def source_after_the_end(case):
         require(session.memory.page(0) == bytes(PAGE), "page 0 is wrong")
 
 
+def vanish(control, way):
+    """The peer of a control connection is no more, or no more itself."""
+    if way == "half":
+        control.raw(b"\0\0\1\0half")
+    if way == "garbage":
+        control.raw(b"\0\0\0\4\xff\xff\xff\xff")
+    elif way != "silence":
+        control.close(reset=way == "reset")
+
+
 @test(state=("hello", "joined", "prepared", "attached", "active"),
       way=("end", "reset", "half", "garbage", "silence"))
 def source_vanishes(state, way):
@@ -293,12 +303,7 @@ def source_vanishes(state, way):
     with ARENA.attack(ARENA.destination, says), \
             ToDestination(ARENA.destination) as session:
         at_stage(session, state)
-        if way == "half":
-            session.control.raw(b"\0\0\1\0half")
-        if way == "garbage":
-            session.control.raw(b"\0\0\0\4\xff\xff\xff\xff")
-        elif way != "silence":
-            session.control.close(reset=way == "reset")
+        vanish(session.control, way)
         kind, _ = session.qemu.recv()
         require(kind == (PAUSED if state == "active" else ERROR),
                 f"QEMU was told {kind}")
@@ -530,12 +535,7 @@ def destination_vanishes(state, way):
     with ARENA.attack(ARENA.source, says), \
             FromSource(ARENA.source) as session:
         at_stage(session, state)
-        if way == "half":
-            session.control.raw(b"\0\0\1\0half")
-        if way == "garbage":
-            session.control.raw(b"\0\0\0\4\xff\xff\xff\xff")
-        elif way != "silence":
-            session.control.close(reset=way == "reset")
+        vanish(session.control, way)
         session.qemu.expect(PAUSED if late else ERROR)
 
 

@@ -136,7 +136,11 @@ def huge_pages_stay_huge(precopy):
 
 
 def move_all(vms):
-    """Moves all of them at once."""
+    """Boots all of them, and moves them at once."""
+    for vm in vms:
+        vm.start(pager="required", wait=False)
+    for vm in vms:
+        vm.wait_ready()
     moves_ = [Move(vm, pager="required") for vm in vms]
     for move in moves_:
         move.prepare()
@@ -155,10 +159,6 @@ def moves_several_at_once_both_ways():
         vms = [lab.vm(f"vm{i}", host=i % 2, guest="tiny", memory="96M",
                       accel=ACCEL, backend=backend)
                for i, backend in enumerate(("thp", "anon", "memfd", "thp"))]
-        for vm in vms:
-            vm.start(pager="required", wait=False)
-        for vm in vms:
-            vm.wait_ready()
         move_all(vms)
 
 
@@ -167,10 +167,6 @@ def moves_sixteen_at_once():
     with Lab() as lab:
         vms = [lab.vm(f"vm{i}", guest="tiny", memory="64M", accel=ACCEL,
                       options={"rate": 2000, "seed": i}) for i in range(16)]
-        for vm in vms:
-            vm.start(pager="required", wait=False)
-        for vm in vms:
-            vm.wait_ready()
         move_all(vms)
 
 
