@@ -29,6 +29,7 @@ struct session_source {
     size_t address; /* of the ticket's, being tried */
     uint64_t ram_bytes;
     uint8_t key[SESSION_SECRET_BYTES];
+    bool preparing; /* the destination has the table, which is whole */
     struct source_channel channels[THREAD_MAX_CHANNELS];
     unsigned channel_count, welcomed;
     struct sender *sender;
@@ -202,7 +203,7 @@ static void on_prepared(struct session *session,
 {
     struct session_source *source = session->source;
     struct block_table *table = &session->table;
-    bool good = session->state == SESSION_JOINED && !source->sender &&
+    bool good = session->state == SESSION_JOINED && source->preparing &&
                 prepared->n_granule == table->count;
 
     for (uint32_t i = 0; good && i < table->count; i++)
@@ -353,11 +354,12 @@ static void on_prepare(struct session *session,
     Remapd__Prepare body = REMAPD__PREPARE__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
-    if (session->state != SESSION_JOINED ||
+    if (session->state != SESSION_JOINED || session->source->preparing ||
         be32toh(prepare->blocks) != session->table.count) {
         session_lost(session, "QEMU prepares out of turn");
         return;
     }
+    session->source->preparing = true;
     for (uint32_t i = 0; i < session->table.count; i++)
         wire_send_block(session, &session->table.blocks[i]);
     body.blocks = session->table.count;
@@ -470,8 +472,7 @@ static void handoff_message(void *owner, enum handoff_type type,
         on_ticket(session, body);
         break;
     case HANDOFF_BLOCK:
-        /* Once it is prepared, threads read the table. */
-        if (session->state == SESSION_JOINED)
+        if (session->state == SESSION_JOINED && !session->source->preparing)
             wire_take_block(session, &session->table, body, fd);
         else
             session_lost(session, "QEMU hands over a block out of turn");

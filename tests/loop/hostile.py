@@ -733,9 +733,6 @@ def sources_qemu_out_of_turn(state, kind):
         if kind == "prepare" and state == "joined":
             body = struct.pack(">I", 5)
         session.qemu.send(KINDS[kind], body)
-        if (state, kind) == ("preparing", "block"):
-            # It comes to nothing before the destination has answered.
-            session.control.send(prepared=pb.Prepared(granule=[256 << 10]))
         session.qemu.expect(PAUSED if late else ERROR)
 
 
