@@ -1,25 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Huge pages for granules that arrived in pieces, once nobody waits any more.
- */
+/* Huge pages for granules that arrived in pieces, behind the guest. */
 #ifndef REMAPD_COLLAPSE_H
 #define REMAPD_COLLAPSE_H
 
 #include "block.h"
-#include "pageset.h"
+#include "pagemap.h"
 #include "thread.h"
 
 struct collapser {
     const struct block_table *table;
+    const struct pagemap *map;
     struct pageset pieces; /* granules of HUGE_BYTES that came in pieces */
     struct thread_status *status;
     struct thread thread;
-    int pidfd; /* the QEMU */
+    int pidfd;            /* the QEMU */
+    bool draining;        /* pages are still missing */
+    uint64_t tried, huge; /* granules; of the thread */
 };
 
-/** collapser_init() - for the granules of @table, none in pieces.
- * Main thread. */
+/** collapser_init() - for the granules of @table, whose pages @map knows; none
+ * is in pieces. Main thread. */
 void collapser_init(struct collapser *collapser,
-                    const struct block_table *table,
+                    const struct block_table *table, const struct pagemap *map,
                     struct thread_status *status);
 
 /** collapser_fini() - after the thread's end. Main thread. */
@@ -31,12 +33,14 @@ void collapser_note(struct collapser *collapser, uint64_t page);
 
 /**
  * collapser_start() - in a thread, have the kernel make a huge page of each
- * granule that was noted, with a rest after each.
- * @pid: the QEMU, which must have unregistered its userfaultfd
+ * granule that was noted and has all its pages, with a rest after each few.
+ * @pid: the QEMU
+ * @draining: go on until thread_status_stop(); otherwise, later, once all pages
+ * are placed: until none is left
  *
  * What cannot be collapsed stays as it is. The thread's end is counted in the
  * status. Main thread. Ref: madvise(2), MADV_COLLAPSE, since Linux 6.1.
  */
-void collapser_start(struct collapser *collapser, pid_t pid);
+void collapser_start(struct collapser *collapser, pid_t pid, bool draining);
 
 #endif

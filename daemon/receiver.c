@@ -29,6 +29,7 @@ struct receiver {
     unsigned count;
     struct fault_reader *faults;
     struct collapser collapser;
+    bool collapses; /* an engine places huge pages */
     struct thread_status status;
 };
 
@@ -41,7 +42,8 @@ struct receiver *receiver_new(const struct block_table *table,
     receiver->target.stats = stats;
     thread_status_init(&receiver->status, notify_fd);
     pagemap_init(&receiver->map, table->pages, stats);
-    collapser_init(&receiver->collapser, table, &receiver->status);
+    collapser_init(&receiver->collapser, table, &receiver->map,
+                   &receiver->status);
     return receiver;
 }
 
@@ -279,7 +281,7 @@ static void receive_main(void *opaque)
     thread_status_fail(&receiver->status, &thread->channel, error);
 }
 
-int receiver_start(struct receiver *receiver, int uffd,
+int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
                    const enum place_engine *engines,
                    struct placer_pool *placers)
 {
@@ -291,6 +293,8 @@ int receiver_start(struct receiver *receiver, int uffd,
     receiver->target.uffd = uffd;
     receiver->engines = engines;
     receiver->placers = placers;
+    for (uint32_t i = 0; i < receiver->table->count; i++)
+        receiver->collapses |= place_ops_of(engines[i])->whole != NULL;
     for (unsigned i = 0; i < receiver->count; i++) {
         struct receive_thread *thread = &receiver->threads[i];
 
@@ -303,6 +307,8 @@ int receiver_start(struct receiver *receiver, int uffd,
         if (ret)
             return ret;
     }
+    if (receiver->collapses)
+        collapser_start(&receiver->collapser, pid, true);
     return fault_reader_start(&receiver->faults, &receiver->target,
                               receiver->table, engines, &receiver->map, urgent,
                               urgent_count, &receiver->status);
@@ -318,7 +324,8 @@ void receiver_stop(struct receiver *receiver)
 
 void receiver_collapse(struct receiver *receiver, pid_t pid)
 {
-    collapser_start(&receiver->collapser, pid);
+    if (receiver->collapses)
+        collapser_start(&receiver->collapser, pid, false);
 }
 
 bool receiver_ended(const struct receiver *receiver)

@@ -35,12 +35,13 @@ void receiver_add_channel(struct receiver *receiver, int fd,
                           enum channel_kind kind, unsigned index);
 
 /** receiver_start() - serve the faults of @uffd, which stays the caller's.
+ * @pid: of the QEMU whose faults they are
  * @engines: by block index; read until receiver_free()
  * @placers: one for each channel, in their order, or none; until the end of
  *           the threads
  * Return: 0, or -errno if threads or staging cannot be had; then call
  * receiver_stop(). */
-int receiver_start(struct receiver *receiver, int uffd,
+int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
                    const enum place_engine *engines,
                    struct placer_pool *placers);
 
@@ -48,9 +49,9 @@ int receiver_start(struct receiver *receiver, int uffd,
  * as they are. */
 void receiver_stop(struct receiver *receiver);
 
-/** receiver_collapse() - make huge pages of what an engine that can place them
- * had to place in pieces; see collapse.h. After the threads' end: another one
- * then runs, for receiver_ended() to wait for. */
+/** receiver_collapse() - make huge pages of what is left of what an engine that
+ * can place them had to place in pieces; see collapse.h. After the threads'
+ * end: another one then runs, for receiver_ended() to wait for. */
 void receiver_collapse(struct receiver *receiver, pid_t pid);
 
 /** receiver_ended() - have they? The eventfd is written when they have. */

@@ -444,7 +444,8 @@ static void start_if_ready(struct session *session)
              (unsigned long long)constant,
              (unsigned long long)channel_total(session) * FRAME_MAX_BYTES);
     ret = receiver_start(destination->receiver, destination->uffd,
-                         destination->engines, &destination->placers);
+                         handoff_pid(session->handoff), destination->engines,
+                         &destination->placers);
     if (ret) {
         session_pause(session, "starting threads: %s", strerror(-ret));
         return;

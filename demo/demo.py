@@ -166,7 +166,9 @@ def show(report):
                          "second before"),
         ("huge pages", f"{mebibytes(report['thp_bytes_source'])} at the source, "
                        f"{mebibytes(report['thp_bytes_destination'])} at the "
-                       "destination"),
+                       "destination" + (
+                           "" if report["huge_kept"] is None else
+                           f"; {report['huge_kept']:.1%} of them kept")),
         ("CPU", ", ".join(f"{name} {seconds:.2f} s" for name, seconds
                           in report["cpu_seconds"].items())),
     ]

@@ -9,7 +9,7 @@ import tempfile
 
 from .basics import TOP, Failed, Process, Refused, run, wait_until
 from .guest import GUESTS, MARKER
-from .memory import BACKENDS, huge_bytes, thp_of
+from .memory import BACKENDS, huge_bytes, huge_granules, thp_of
 from .qmp import Qmp
 
 ACCELERATORS = {"tcg": ["-accel", "tcg,thread=multi"],
@@ -141,3 +141,7 @@ class Machine:
 
     def close(self):
         self.process.close()
+
+    def huge_granules(self):
+        """By number: those with memory, those that are the page of zeros."""
+        return huge_granules(self.pid, *self.blocks()["ram0"])

@@ -4,10 +4,12 @@
 import contextlib
 import ctypes
 import fcntl
+import itertools
 import mmap
 import os
 import pathlib
 import re
+import struct
 import threading
 
 from .basics import Refused, pid_alive
@@ -17,6 +19,10 @@ NR_HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 RESERVED = pathlib.Path("/run/remapd-lab")
 PR_SET_THP_DISABLE = 41
 MADV_POPULATE_WRITE = 23
+PAGEMAP_SCAN = 0xc0606610
+PM_SCAN_ARG = struct.Struct("=12Q") # struct pm_scan_arg of linux/fs.h
+PAGE_REGION = struct.Struct("=3Q")  # struct page_region
+PAGE_IS_PFNZERO, PAGE_IS_HUGE = 1 << 5, 1 << 6
 
 # name: QEMU's memory object, but for its id and size
 BACKENDS = {
@@ -138,6 +144,33 @@ def huge_bytes(pid, blocks):
                      "Shared_Hugetlb:", "Private_Hugetlb:")):
                 total += int(line.split()[1]) << 10
     return total
+
+
+def huge_granules(pid, hva, length):
+    """Which granules of a block, by number, the process has mapped by huge
+    pages: the set of those with memory, and of those that are the kernel's one
+    huge page of zeros, which takes none and is in no line of smaps.
+    Ref: PAGEMAP_SCAN in Documentation/admin-guide/mm/pagemap.rst, Linux 6.7."""
+    regions = bytearray(4096 * PAGE_REGION.size)
+    vector = (ctypes.c_char * len(regions)).from_buffer(regions)
+    memory, zeros = set(), set()
+    start = hva
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        while start < hva + length:
+            argument = bytearray(PM_SCAN_ARG.pack(
+                PM_SCAN_ARG.size, 0, start, hva + length, 0,
+                ctypes.addressof(vector), 4096, 0, 0, PAGE_IS_HUGE, 0,
+                PAGE_IS_HUGE | PAGE_IS_PFNZERO))
+            try:
+                found = fcntl.ioctl(pagemap, PAGEMAP_SCAN, argument)
+            except OSError: # an older kernel
+                return set(), set()
+            start = PM_SCAN_ARG.unpack(argument)[4]
+            for first, end, kind in itertools.islice(
+                    PAGE_REGION.iter_unpack(regions), found):
+                (zeros if kind & PAGE_IS_PFNZERO else memory).update(
+                    range((first - hva) // HUGE, (end - hva) // HUGE))
+    return memory, zeros
 
 
 def read_block(pid, hva, length):

@@ -33,6 +33,7 @@ class Move:
         self.progress = progress
         self.source = vm.machine
         self.destination = None
+        self.huge_kept = None
         self.old_host, self.new_host = vm.host, vm.other_host()
 
     # ---- doing it ----
@@ -56,7 +57,12 @@ class Move:
                         avail_switchover_bandwidth=10**6)
         self.destination.qmp("migrate-incoming", uri=self.uri)
         if self.warm:
-            self.warmed = Warm(self.vm.config.memory * 3 // 2)
+            size = self.vm.config.memory
+            self.warmed = [Warm(size)]
+            if self.precopy:
+                # What is dirty again comes into new pages, while the host
+                # keeps the old ones for the rest of their huge page.
+                self.warmed.append(Warm(size))
 
     def begin(self):
         """Notes what is to be compared, and starts the migration."""
@@ -64,9 +70,10 @@ class Move:
             host: host.remapd.known_reports() if host.remapd else set()
             for host in (self.old_host, self.new_host)}
         self.thp_bytes_source = self.source.huge_bytes()
+        self.huge_source = (self.source.huge_granules()[0]
+                            if self.vm.config.backend == "thp" else set())
         self.before = self.counters()
-        if self.warm:
-            self.warmed.give()
+        self.give_warm()
         self.begun = time.time()
         self.source.qmp("migrate", uri=self.uri)
 
@@ -74,7 +81,12 @@ class Move:
         """Asks for post-copy: at once, or after one round of pre-copy."""
         if self.precopy:
             self.wait_round(2)
+            self.give_warm()
         self.source.qmp("migrate-start-postcopy")
+
+    def give_warm(self):
+        if self.warm:
+            self.warmed.pop(0).give()
 
     def start(self):
         self.prepare()
@@ -98,19 +110,27 @@ class Move:
         self.after = self.counters()
         self.ended = time.time()
         self.information_at_end = self.information()
-        self.thp_bytes_destination = self.destination.huge_bytes()
+        self.look_at_huge_pages()
         if not self.source.qmp.find("MIGRATION", status="postcopy-active"):
             raise Failed("the migration completed without post-copy")
         if not self.stopped:
             self.vm.arrived(self.destination)
 
+    def look_at_huge_pages(self):
+        """`huge_kept`: how much of what was huge at the source is so again.
+        What pre-copy found to be zeros is, too, but takes no memory now."""
+        self.thp_bytes_destination = self.destination.huge_bytes()
+        if self.huge_source:
+            memory, zeros = self.destination.huge_granules()
+            self.huge_kept = (len(self.huge_source & (memory | zeros))
+                              / len(self.huge_source))
+
     def settle(self, seconds=1, share=1):
         """Gives the destination so long after the end to have this share of
         its huge pages again."""
         def huge():
-            self.thp_bytes_destination = self.destination.huge_bytes()
-            return (self.thp_bytes_destination >=
-                    share * self.thp_bytes_source
+            self.look_at_huge_pages()
+            return (self.huge_kept is None or self.huge_kept >= share
                     or time.time() > self.ended + seconds)
         wait_until(huge, "huge pages looked at", seconds + 10, 0.1)
 
@@ -245,5 +265,6 @@ class Move:
             "guest_operations_first_second": self.operations_after(1),
             "thp_bytes_source": self.thp_bytes_source,
             "thp_bytes_destination": self.thp_bytes_destination,
+            "huge_kept": self.huge_kept,
             "cpu_seconds": cpu,
         }
