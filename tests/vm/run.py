@@ -11,13 +11,15 @@ QEMU_UPSTREAM=PATH           an unpatched one of the same version, as a peer
 import json
 import os
 import pathlib
+import select
+import signal
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 # pylint: disable=wrong-import-position
 from harness import Skip, require, run, test
-from lab import BACKENDS, Failed, Lab, wait_until
+from lab import BACKENDS, Failed, Lab, placer, wait_until
 from lab.basics import BUILD, run as run_command, stop_on_signals
 from lab.machine import check_accelerator
 from lab.memory import read_block
@@ -133,6 +135,73 @@ def huge_pages_stay_huge(precopy):
                 f"{move.thp_bytes_source} bytes were huge, of which "
                 f"{move.huge_kept:.1%} are again")
         require_whole(vm, move)
+
+
+def lies(machine):
+    """Commands that name what is not the placer's."""
+    hva, length = machine.blocks()["ram0"]
+    with open(f"/proc/{machine.pid}/maps", encoding="ascii") as maps:
+        stack = next(int(line.split("-")[0], 16) for line in maps
+                     if line.rstrip().endswith("[stack]"))
+    slot = placer.SLOT_BYTES
+    return {
+        "no such operation": (99, 0, hva, slot),
+        "a slot beyond staging": (placer.MOVE, 1 << 20, hva, slot),
+        "the largest slot": (placer.MOVE, 2**32 - 1, hva, slot),
+        "no length": (placer.MOVE, 0, hva, 0),
+        "part of a page": (placer.MOVE, 0, hva, 100),
+        "more than a slot": (placer.MOVE, 0, hva, slot + 4096),
+        "the largest length": (placer.MOVE, 0, hva, 2**64 - 4096),
+        "address 0": (placer.MOVE, 0, 0, slot),
+        "QEMU's stack": (placer.MOVE, 0, stack, 4096),
+        "before the block": (placer.MOVE, 0, hva - 4096, slot),
+        "over the block's end": (placer.MOVE, 0, hva + length - 4096, slot),
+        "behind the block": (placer.MOVE, 0, hva + length, 4096),
+        "the last page there is": (placer.MOVE, 0, 2**64 - 4096, 4096),
+        "over the end of all": (placer.MOVE, 0, 2**64 - 4096, slot),
+        "part of a page's address": (placer.MOVE, 0, hva + 100, 4096),
+        "prime beyond staging": (placer.PRIME, 1 << 20, 0, slot),
+        "prime all and one more": (placer.PRIME, 0, 0, 1 << 40),
+        "prime half a slot": (placer.PRIME, 0, 0, 1 << 20),
+        "prime nothing": (placer.PRIME, 0, 0, 0),
+    }
+
+
+def stopped_between_commands(pid, ends):
+    """Stops it, and lets it go on if it was waiting for an answer."""
+    os.kill(pid, signal.SIGSTOP)
+    if not select.select(ends, [], [], 0.2)[0]:
+        return True
+    os.kill(pid, signal.SIGCONT)
+    return False
+
+
+@test
+def placers_refuse_lies():
+    """A remapd that is stopped in mid-drain, and somebody who talks for it."""
+    with Lab(link="200mbit") as lab:
+        vm = lab.vm("lies", backend="thp", **SMALL)
+        vm.start(pager="required")
+        move = Move(vm, pager="required")
+        move.start()
+        remapd = move.new_host.remapd.process
+        wait_until(lambda: move.destination.qmp.find("RESUME"), "post-copy")
+        ends = placer.sockets(remapd.pid)
+        if not ends:
+            raise Skip("no placer: this kernel cannot move pages")
+        try:
+            wait_until(lambda: stopped_between_commands(remapd.pid, ends),
+                       "no answer is under way")
+            for end in ends:
+                for what, command in lies(move.destination).items():
+                    answer = placer.tell(end, *command)
+                    require(answer == ("EINVAL", 0), f"{what}: {answer}")
+                end.close()
+        finally:
+            os.kill(remapd.pid, signal.SIGCONT)
+        move.wait()
+        require_whole(vm, move)
+        require(move.engine() == "move", f"engine {move.engine()}")
 
 
 def move_all(vms):
