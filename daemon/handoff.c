@@ -145,7 +145,7 @@ static void handoff_readable(evutil_socket_t socket, short what, void *opaque)
     if (bytes == -EAGAIN || bytes == -EINTR)
         return;
     if (bytes <= 0) {
-        handoff_closed(handoff, bytes ? strerror(-bytes) : "connection closed");
+        handoff_closed(handoff, bytes ? strerror(-bytes) : HANDOFF_LEFT);
         return;
     }
     wrong = handoff_check(packet, bytes, &header, text);

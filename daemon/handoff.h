@@ -20,8 +20,11 @@ struct handoff_handlers {
      * *fd (or -1) by setting it to -1; otherwise it is closed. */
     void (*message)(void *owner, enum handoff_type type, const void *body,
                     int *fd);
+    /* HANDOFF_LEFT if the other end has closed. */
     void (*closed)(void *owner, const char *reason);
 };
+
+#define HANDOFF_LEFT "connection closed"
 
 /**
  * handoff_listen() - accept QEMUs at @path.

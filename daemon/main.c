@@ -55,7 +55,11 @@ static void newcomer_closed(void *owner, const char *reason)
 {
     struct handoff *handoff = owner;
 
-    log_warning("QEMU %d: no HELLO: %s", handoff_pid(handoff), reason);
+    /* So leaves who only wants to know whether somebody listens: the hook. */
+    if (!strcmp(reason, HANDOFF_LEFT))
+        log_debug("process %d came and went", handoff_pid(handoff));
+    else
+        log_warning("QEMU %d: no HELLO: %s", handoff_pid(handoff), reason);
     handoff_free(handoff);
 }
 

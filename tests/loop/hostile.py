@@ -685,7 +685,8 @@ def qemu_packet_in_a_session(case):
 
 @test
 def qemu_leaves_at_once():
-    with ARENA.attack(ARENA.destination, "no HELLO: connection closed"):
+    """Nobody is told: libvirt's hook looks whether somebody listens."""
+    with ARENA.attack(ARENA.destination, None):
         Qemu(ARENA.destination.remapd).close()
 
 
