@@ -25,7 +25,7 @@ REMAPCTL_OBJECTS = $(patsubst remapctl/%.c,$(BUILD)/remapctl-%.o,$(sort $(wildca
 all: $(BUILD)/remapd $(BUILD)/remapctl
 
 -include $(wildcard qemu-patches/qemu.mk kernel-patches/kernel.mk)
--include $(wildcard tests/tests.mk tests/face/face.mk tests/vm/vm.mk tests/kernel/kernel.mk)
+-include $(wildcard tests/tests.mk tests/face/face.mk tests/vm/vm.mk tests/kernel/kernel.mk tests/libvirt/libvirt.mk)
 
 $(BUILD)/control.pb-c.c: proto/control.proto
 	@mkdir -p $(@D)

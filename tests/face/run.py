@@ -5,6 +5,7 @@
 tests/face/run.py [PART OF A NAME...]; prints TAP.
 """
 
+import ast
 import contextlib
 import fcntl
 import json
@@ -34,7 +35,8 @@ BUILD = pathlib.Path(os.environ.get("BUILD_DIR", TOP / "build"))
 REMAPD, REMAPCTL = BUILD / "remapd", BUILD / "remapctl"
 GUESTLESS = BUILD / "tests/guestless"
 DOCS = TOP / "docs"
-PAGES = [DOCS / name for name in ("remapctl.1", "remapd.8", "remapd.conf.5")]
+REMAPD_DOMAIN = TOP / "libvirt/remapd-domain"
+PAGES = sorted(DOCS.glob("*.[1-8]"))
 DONE, REFUSED, USAGE, NO_DAEMON = range(4)
 NOBODY = 65534
 ERROR = 40
@@ -123,6 +125,31 @@ def help_of_remapctl_agrees_with_its_manual():
     require(len(commands) >= 5, f"--help has only {commands}")
     same("commands of remapctl", set(commands),
          set(manual_items("remapctl.1", "Cm ")))
+
+
+@test
+def help_of_remapd_domain_agrees_with_its_manual():
+    texts = manual_items("remapd-domain.1", "Fl -")
+    same("options of remapd-domain", set(help_options(REMAPD_DOMAIN)),
+         set(texts))
+    commands = re.findall(r"^  ([a-z]+) ", expect(DONE, REMAPD_DOMAIN,
+                                                  "--help"), re.MULTILINE)
+    require(len(commands) >= 5, f"--help has only {commands}")
+    same("commands of remapd-domain", set(commands),
+         set(manual_items("remapd-domain.1", "Cm ")))
+
+
+@test
+def defaults_of_the_hook_agree_with_its_manual_and_file():
+    texts = manual_items("remapd-hook.7", "Cm ")
+    lines = re.findall(r"^#([a-z]+) = (\S+)$",
+                       (TOP / "libvirt/hook.conf").read_text(), re.MULTILINE)
+    code = re.search(r"DEFAULTS = (\{.*?\})", REMAPD_DOMAIN.read_text(),
+                     re.DOTALL)
+    require(dict(lines) == ast.literal_eval(code[1]), f"{lines}, {code[1]}")
+    same("options of the hook", {name for name, _ in lines}, set(texts))
+    for name, default in lines:
+        require(default in texts[name], f"{name}: the manual has no {default}")
 
 
 @test

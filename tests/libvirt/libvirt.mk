@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# make check-libvirt   domains that move between two libvirtd
+
+.PHONY: check-libvirt
+check-libvirt:
+	tools/deps check
+	$(MAKE) --no-print-directory all qemu build/guest/tiny.elf
+	tests/libvirt/run.py $(TESTS)
