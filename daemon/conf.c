@@ -15,8 +15,8 @@
 
 enum option_type { OPTION_TEXT, OPTION_NUMBER, OPTION_CHOICE };
 
-static const char *const engine_names[] = {"copy", "continue", "move", "auto",
-                                           NULL};
+static const char *const engine_names[] = {"copy",  "continue", "move",
+                                           "remap", "auto",     NULL};
 static const char *const level_names[] = {"error", "warning", "info", "debug",
                                           NULL};
 
@@ -46,7 +46,7 @@ static const struct option_row {
     {"report-dir", "DIR", NULL, "write a JSON report of each migration there",
      OPTION_TEXT, offsetof(struct conf, report_dir), 0, 0, NULL},
     {"engine", "NAME", "auto",
-     "how pages are placed: auto, copy, continue, move", OPTION_CHOICE,
+     "how pages are placed: auto, copy, continue, move, remap", OPTION_CHOICE,
      offsetof(struct conf, engine), 0, 0, engine_names},
     {"log-level", "LEVEL", "info", "error, warning, info or debug",
      OPTION_CHOICE, offsetof(struct conf, log_level), 0, 0, level_names},

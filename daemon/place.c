@@ -2,10 +2,11 @@
 #include "place.h"
 
 #include <errno.h>
-#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
+
+#include "uffdio_remap.h"
 
 /* How often a call that does nothing is tried again: some yields, then about
  * ten seconds of sleeping a millisecond each. */
@@ -16,11 +17,13 @@ static const struct place_ops *const engines[PLACE_ENGINES] = {
     [PLACE_COPY] = &place_copy_ops,
     [PLACE_CONTINUE] = &place_continue_ops,
     [PLACE_MOVE] = &place_move_ops,
+    [PLACE_REMAP] = &place_remap_ops,
 };
 
 /*
  * What each errno of each engine's ioctl means. An errno that stands in no row
- * is a failure. Ref: ioctl_userfaultfd(2), mm/userfaultfd.c.
+ * is a failure. Ref: ioctl_userfaultfd(2), mm/userfaultfd.c, and for remap
+ * kernel-patches/UFFDIO_REMAP.2const.
  */
 static const struct {
     enum place_engine engine;
@@ -49,6 +52,14 @@ static const struct {
     {PLACE_MOVE, EINVAL, OUTCOME_COPY}, /* locked memory, and the like */
     {PLACE_MOVE, EIO, OUTCOME_COPY},    /* the placer does not answer */
     {PLACE_MOVE, ESRCH, OUTCOME_GONE},
+    {PLACE_REMAP, 0, OUTCOME_PLACED},
+    {PLACE_REMAP, EEXIST, OUTCOME_PRESENT},
+    {PLACE_REMAP, EAGAIN, OUTCOME_AGAIN}, /* partly done, or mappings change */
+    {PLACE_REMAP, EBUSY, OUTCOME_COPY},   /* pinned, or shared by KSM */
+    {PLACE_REMAP, ENOMEM, OUTCOME_COPY},  /* the guest's limit: page by page */
+    {PLACE_REMAP, EINVAL, OUTCOME_COPY},  /* locked memory, and the like */
+    {PLACE_REMAP, ENOENT, OUTCOME_COPY},  /* which tells whose fault it is */
+    {PLACE_REMAP, ESRCH, OUTCOME_GONE},
 };
 
 const struct place_ops *place_ops_of(enum place_engine engine)
@@ -67,16 +78,20 @@ enum place_engine place_engine_for(const struct block *block,
     if (block->shared && block->fd >= 0 && (uffd_features & needed) &&
         (forced == PLACE_CONTINUE || forced == PLACE_ENGINES))
         return PLACE_CONTINUE;
-    if (!block->shared && block->page_size == PAGE_BYTES && placers &&
-        block->length >= HUGE_BYTES && block->hva % HUGE_BYTES == 0 &&
-        (forced == PLACE_MOVE || forced == PLACE_ENGINES))
+    if (block->shared || block->page_size != PAGE_BYTES ||
+        block->length < HUGE_BYTES || block->hva % HUGE_BYTES)
+        return PLACE_COPY;
+    if ((uffd_features & UFFD_FEATURE_REMAP) &&
+        (forced == PLACE_REMAP || forced == PLACE_ENGINES))
+        return PLACE_REMAP;
+    if (placers && (forced == PLACE_MOVE || forced == PLACE_ENGINES))
         return PLACE_MOVE;
     return PLACE_COPY;
 }
 
 uint64_t place_granule(enum place_engine engine, const struct block *block)
 {
-    return engines[engine]->whole ? HUGE_BYTES : block->page_size;
+    return engines[engine]->huge ? HUGE_BYTES : block->page_size;
 }
 
 enum place_outcome place_outcome_of(enum place_engine engine, int error)
@@ -112,18 +127,18 @@ static int place_range(const struct place_target *target,
                        uint64_t offset, uint64_t length, const char *from,
                        bool zero)
 {
-    const struct place_ops *ops = engines[engine];
-    /* An engine of whole granules does anything less by copy. */
-    enum place_engine judge = ops->whole ? PLACE_COPY : engine;
     unsigned fruitless = 0;
 
+    if (zero ? !engines[engine]->zero : !engines[engine]->data)
+        engine = PLACE_COPY;
     while (length) {
+        const struct place_ops *ops = engines[engine];
         uint64_t done = 0;
         int error = zero
                         ? ops->zero(target, block, offset, length, &done)
                         : ops->data(target, block, offset, length, from, &done);
 
-        switch (place_outcome_of(judge, error)) {
+        switch (place_outcome_of(engine, error)) {
         case OUTCOME_PLACED:
             return 0;
         case OUTCOME_PRESENT:
@@ -143,6 +158,10 @@ static int place_range(const struct place_target *target,
         case OUTCOME_GONE:
             return -ESRCH;
         case OUTCOME_COPY:
+            engine = PLACE_COPY;
+            atomic_fetch_add(&target->stats->fallback_pages,
+                             length / PAGE_BYTES);
+            break;
         case OUTCOME_FAILED:
             return -error;
         }
@@ -171,10 +190,13 @@ int place_whole(const struct place_target *target, enum place_engine engine,
                 const struct block *block, uint64_t offset,
                 const uint64_t *data, const uint8_t *from)
 {
+    const struct place_ops *ops = engines[engine];
     uint64_t done = 0;
-    int error =
-        engines[engine]->whole(placers, own, block, offset, data, from, &done);
+    int error;
 
+    if (!ops->whole)
+        return place_data(target, engine, block, offset, HUGE_BYTES, from);
+    error = ops->whole(placers, own, block, offset, data, from, &done);
     switch (place_outcome_of(engine, error)) {
     case OUTCOME_PLACED:
         return 0;

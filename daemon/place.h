@@ -16,7 +16,13 @@
 #include "placer.h"
 #include "stats.h"
 
-enum place_engine { PLACE_COPY, PLACE_CONTINUE, PLACE_MOVE, PLACE_ENGINES };
+enum place_engine {
+    PLACE_COPY,
+    PLACE_CONTINUE,
+    PLACE_MOVE,
+    PLACE_REMAP,
+    PLACE_ENGINES
+};
 
 enum place_outcome {
     OUTCOME_PLACED,  /* the whole range */
@@ -34,37 +40,39 @@ struct place_target {
 };
 
 /*
- * What an engine does. Both calls place [offset, offset + length) of @block,
+ * What an engine does. data and zero place [offset, offset + length) of @block,
  * whole pages of it, wake its waiters, and return 0 or a positive errno with
- * the bytes that were done before it in @done. Any thread.
+ * the bytes that were done before it in @done; NULL: as engine copy does. Any
+ * thread.
  */
 struct place_ops {
     const char *name;
     /* The network writes into block->map; `from` is ignored. A page must then
      * be received by one thread alone. */
     bool in_place;
+    bool huge;   /* a granule of HUGE_BYTES can become one huge page */
+    bool staged; /* it is then received in place into a slot of staging.h */
     int (*data)(const struct place_target *target, const struct block *block,
                 uint64_t offset, uint64_t length, const void *from,
                 uint64_t *done);
     int (*zero)(const struct place_target *target, const struct block *block,
                 uint64_t offset, uint64_t length, uint64_t *done);
-    /* Place a whole granule of HUGE_BYTES as one huge page, or NULL: there is
-     * no such way. Pages of @data have their bytes at @from, the others are
-     * zero. */
+    /* Place a whole granule of HUGE_BYTES as one huge page; NULL: data does.
+     * Pages of @data have their bytes at @from, the others are zero. */
     int (*whole)(struct placer_pool *placers, unsigned own,
                  const struct block *block, uint64_t offset,
                  const uint64_t *data, const uint8_t *from, uint64_t *done);
 };
 
 extern const struct place_ops place_copy_ops, place_continue_ops,
-    place_move_ops;
+    place_move_ops, place_remap_ops;
 
 /** place_ops_of() - the operations of @engine. Any thread. */
 const struct place_ops *place_ops_of(enum place_engine engine);
 
 /**
  * place_engine_for() - the best engine for @block.
- * @uffd_features: what the destination's uffd was granted
+ * @uffd_features: what the destination's uffd was granted, or will be
  * @placers: has the QEMU a placer for every receiving thread?
  * @forced: PLACE_ENGINES for the best; or one to be used wherever it can be
  *
@@ -101,10 +109,11 @@ uint64_t place_granule(enum place_engine engine, const struct block *block);
  * place_whole() - place all of one granule of HUGE_BYTES as one huge page.
  * @placers, @own: as in placer_place()
  * @offset: a multiple of HUGE_BYTES; every page from there is missing
- * @data: which pages have bytes at @from; the others are zero
+ * @data: which pages have bytes at @from; the others are zero, there too if
+ *        the engine is `staged`
  *
  * Any thread. Return: 0; -EAGAIN if it must be placed by place_data() and
- * place_zero() instead; -ESRCH if the guest's memory is gone.
+ * place_zero() instead; -ESRCH if the guest's memory is gone; or -errno.
  */
 int place_whole(const struct place_target *target, enum place_engine engine,
                 struct placer_pool *placers, unsigned own,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Engine copy: the kernel copies out of staging, on every kernel. And engine
- * move, which does the same with what is no whole huge page. */
+ * move, which leaves to copy what is no whole huge page. */
 #include <errno.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
@@ -45,7 +45,7 @@ static int copy_zero(const struct place_target *target,
     return error;
 }
 
-/* Engine move: a whole huge page by QEMU's placer; all else as copy does. */
+/* Engine move: a whole huge page, by QEMU's placer. */
 static int move_whole(struct placer_pool *placers, unsigned own,
                       const struct block *block, uint64_t offset,
                       const uint64_t *data, const uint8_t *from, uint64_t *done)
@@ -71,7 +71,6 @@ const struct place_ops place_copy_ops = {
 
 const struct place_ops place_move_ops = {
     .name = "move",
-    .data = copy_data,
-    .zero = copy_zero,
+    .huge = true,
     .whole = move_whole,
 };

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -12,10 +11,10 @@
 
 #include "log.h"
 #include "place.h"
+#include "uffdio_remap.h"
 #include "util.h"
 
-#define MOVE_FEATURE (1ull << 16) /* UFFD_FEATURE_MOVE, since Linux 6.8 */
-#define UFFD_LINK    "anon_inode:[userfaultfd]"
+#define UFFD_LINK "anon_inode:[userfaultfd]"
 
 static const struct {
     uint64_t bit;
@@ -25,8 +24,11 @@ static const struct {
     {UFFD_FEATURE_MISSING_SHMEM, "missing-shmem"},
     {UFFD_FEATURE_MINOR_HUGETLBFS, "minor-hugetlbfs"},
     {UFFD_FEATURE_MINOR_SHMEM, "minor-shmem"},
-    {MOVE_FEATURE, "move"},
+    {UFFD_FEATURE_MOVE, "move"},
+    {UFFD_FEATURE_REMAP, "remap"},
 };
+
+static uint64_t kernel_features; /* once checked */
 
 /* What the kernel grants to a new userfaultfd; -errno if there is none. */
 static int probe_features(uint64_t *granted)
@@ -41,6 +43,11 @@ static int probe_features(uint64_t *granted)
         return -errno;
     *granted = api.features;
     return 0;
+}
+
+uint64_t probe_granted(void)
+{
+    return kernel_features;
 }
 
 int probe_uffd(int fd, char *error)
@@ -65,8 +72,7 @@ int probe_uffd(int fd, char *error)
 
 void probe_check(void)
 {
-    uint64_t granted;
-    int ret = probe_features(&granted);
+    int ret = probe_features(&kernel_features);
 
     if (ret == -ENOSYS)
         die("this kernel has no userfaultfd: it needs CONFIG_USERFAULTFD");
@@ -76,11 +82,11 @@ void probe_check(void)
             "set the sysctl vm.unprivileged_userfaultfd=1");
     if (ret)
         die("userfaultfd does not work: %s", strerror(-ret));
-    if (!(granted & UFFD_FEATURE_MISSING_SHMEM) ||
-        !(granted & UFFD_FEATURE_MISSING_HUGETLBFS))
+    if (!(kernel_features & UFFD_FEATURE_MISSING_SHMEM) ||
+        !(kernel_features & UFFD_FEATURE_MISSING_HUGETLBFS))
         log_warning("this kernel reports no missing faults of shared memory "
                     "or hugetlb: guests that use them migrate natively");
-    if (!(granted & UFFD_FEATURE_MINOR_SHMEM))
+    if (!(kernel_features & UFFD_FEATURE_MINOR_SHMEM))
         log_warning("this kernel has no minor faults (5.14 and later do): "
                     "guests with shared memory migrate natively");
     if (process_vm_readv(getpid(), NULL, 0, NULL, 0, 0) < 0)
@@ -113,7 +119,7 @@ void probe_print(void)
     for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
         printf("  %-32s %s\n", kinds[i].name,
                place_ops_of(place_engine_for(&kinds[i].block, granted,
-                                             granted & MOVE_FEATURE,
+                                             granted & UFFD_FEATURE_MOVE,
                                              PLACE_ENGINES))
                    ->name);
 }

@@ -3,6 +3,8 @@
 #ifndef REMAPD_PROBE_H
 #define REMAPD_PROBE_H
 
+#include <stdint.h>
+
 /** probe_uffd() - is @fd a userfaultfd that can be polled?
  * Return: 0 or -EINVAL, with @error. */
 int probe_uffd(int fd, char *error);
@@ -10,6 +12,10 @@ int probe_uffd(int fd, char *error);
 /** probe_check() - end the program, saying what to do, if this kernel or this
  * process cannot serve migrations. Before READY. */
 void probe_check(void);
+
+/** probe_granted() - the features of this kernel's userfaultfds, as
+ * UFFDIO_API grants them to each; after probe_check(). */
+uint64_t probe_granted(void);
 
 /** probe_print() - print features, and which engine each kind of memory gets.
  */

@@ -8,6 +8,7 @@
 #include "collapse.h"
 #include "fault.h"
 #include "frame.h"
+#include "staging.h"
 #include "thread.h"
 
 /* Pages that arrive but are not wanted are read into this one. */
@@ -16,7 +17,8 @@ static __thread uint8_t scratch[PAGE_BYTES];
 struct receive_thread {
     struct receiver *receiver;
     struct channel channel;
-    struct thread worker; /* its buffer is this thread's staging */
+    struct thread worker;    /* its buffer is this thread's staging */
+    struct staging *staging; /* for whole granules, if engine remap is used */
 };
 
 struct receiver {
@@ -30,6 +32,7 @@ struct receiver {
     struct fault_reader *faults;
     struct collapser collapser;
     bool collapses; /* an engine places huge pages */
+    struct stager stager;
     struct thread_status status;
 };
 
@@ -44,6 +47,7 @@ struct receiver *receiver_new(const struct block_table *table,
     pagemap_init(&receiver->map, table->pages, stats);
     collapser_init(&receiver->collapser, table, &receiver->map,
                    &receiver->status);
+    stager_init(&receiver->stager);
     return receiver;
 }
 
@@ -59,6 +63,26 @@ void receiver_add_channel(struct receiver *receiver, int fd,
 
     thread->receiver = receiver;
     channel_init(&thread->channel, fd, kind, index);
+}
+
+int receiver_stage(struct receiver *receiver, uint32_t urgent_slots,
+                   uint32_t bulk_slots)
+{
+    for (unsigned i = 0; i < receiver->count; i++) {
+        struct receive_thread *thread = &receiver->threads[i];
+
+        thread->staging = stager_add(
+            &receiver->stager,
+            thread->channel.kind == CHANNEL_URGENT ? urgent_slots : bulk_slots);
+        if (!thread->staging)
+            return -ENOMEM;
+    }
+    return stager_start(&receiver->stager, &receiver->status);
+}
+
+bool receiver_staged(struct receiver *receiver)
+{
+    return stager_primed(&receiver->stager);
 }
 
 /* The payload of @data's pages goes to @to, page by page at its place; pages
@@ -108,25 +132,23 @@ static int place_runs(struct receive_thread *thread, const struct frame *frame,
     return 0;
 }
 
-/* As one huge page, if that can be; else run by run. */
+/* @whole: as one huge page, if that can be; else run by run. */
 static int place_pages(struct receive_thread *thread, const struct frame *frame,
-                       const uint64_t *data, const uint64_t *zero,
+                       const uint64_t *data, const uint64_t *zero, bool whole,
                        const uint8_t *from)
 {
     struct receiver *receiver = thread->receiver;
     enum place_engine engine = receiver->engines[frame->block->index];
     int ret = -EAGAIN;
 
-    if (place_ops_of(engine)->whole && frame->offset % HUGE_BYTES == 0 &&
-        frame->kind != FRAME_ZERO &&
-        mask_count(data) + mask_count(zero) == FRAME_MAX_PAGES)
+    if (whole)
         ret = place_whole(&receiver->target, engine, receiver->placers,
                           (unsigned)(thread - receiver->threads), frame->block,
                           frame->offset, data, from);
     if (ret != -EAGAIN)
         return ret;
     /* Zeros alone may be a hole at the source: no memory for them here. */
-    if (place_ops_of(engine)->whole && mask_count(data))
+    if (place_ops_of(engine)->huge && mask_count(data))
         collapser_note(&receiver->collapser, frame_first_page(frame));
     ret = place_runs(thread, frame, data, from);
     return ret ? ret : place_runs(thread, frame, zero, NULL);
@@ -166,25 +188,40 @@ static int receive_range(struct receive_thread *thread,
 {
     struct receiver *receiver = thread->receiver;
     const struct block *block = frame->block;
-    bool in_place = place_ops_of(receiver->engines[block->index])->in_place;
+    const struct place_ops *ops = place_ops_of(receiver->engines[block->index]);
     uint64_t first = frame_first_page(frame);
     unsigned pages = frame_pages(frame), placed_data, placed_zero;
     uint64_t waited_data_ns, waited_zero_ns;
     uint64_t want_data[PAGESET_MASK_WORDS], want_zero[PAGESET_MASK_WORDS];
-    uint8_t *to = in_place ? block->map + frame->offset : thread->worker.buffer;
-    int ret;
+    uint8_t *to = thread->worker.buffer, *slot = NULL;
+    bool whole;
+    int lost, ret;
 
     memcpy(want_data, data, sizeof(want_data));
     memcpy(want_zero, zero, sizeof(want_zero));
-    pagemap_want(&receiver->map, first, pages, want_data, in_place);
-    pagemap_want(&receiver->map, first, pages, want_zero, in_place);
-    ret = receive_payload(thread, data, want_data, pages, to);
-    if (ret) {
-        snprintf(error, ERROR_TEXT_BYTES, "connection lost within a frame: %s",
-                 strerror(-ret));
-        return ret;
+    pagemap_want(&receiver->map, first, pages, want_data, ops->in_place);
+    pagemap_want(&receiver->map, first, pages, want_zero, ops->in_place);
+    whole = ops->huge && frame->offset % HUGE_BYTES == 0 &&
+            frame->kind != FRAME_ZERO &&
+            mask_count(want_data) + mask_count(want_zero) == FRAME_MAX_PAGES;
+    if (whole && ops->staged) {
+        slot = staging_take(thread->staging);
+        whole = slot;
     }
-    ret = place_pages(thread, frame, want_data, want_zero, to);
+    if (slot)
+        to = slot;
+    else if (ops->in_place)
+        to = block->map + frame->offset;
+    lost = receive_payload(thread, data, want_data, pages, to);
+    ret = lost ? lost
+               : place_pages(thread, frame, want_data, want_zero, whole, to);
+    if (slot)
+        staging_release(thread->staging);
+    if (lost) {
+        snprintf(error, ERROR_TEXT_BYTES, "connection lost within a frame: %s",
+                 strerror(-lost));
+        return lost;
+    }
     if (ret) {
         snprintf(error, ERROR_TEXT_BYTES,
                  "placing %llu bytes at %llu of block %.80s: %s",
@@ -294,12 +331,14 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
     receiver->engines = engines;
     receiver->placers = placers;
     for (uint32_t i = 0; i < receiver->table->count; i++)
-        receiver->collapses |= place_ops_of(engines[i])->whole != NULL;
+        receiver->collapses |= place_ops_of(engines[i])->huge;
     for (unsigned i = 0; i < receiver->count; i++) {
         struct receive_thread *thread = &receiver->threads[i];
 
         if (placers->placers[i] && thread->channel.kind == CHANNEL_BULK)
             placer_expect(placers->placers[i], granules);
+        if (thread->staging)
+            staging_expect(thread->staging, granules);
         if (thread->channel.kind == CHANNEL_URGENT)
             urgent[urgent_count++] = &thread->channel;
         ret = thread_start(&thread->worker, &receiver->status, receive_main,
@@ -317,6 +356,7 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
 void receiver_stop(struct receiver *receiver)
 {
     thread_status_stop(&receiver->status);
+    stager_stop(&receiver->stager);
     fault_reader_stop(receiver->faults);
     for (unsigned i = 0; i < receiver->count; i++)
         channel_shutdown(&receiver->threads[i].channel);
@@ -342,6 +382,7 @@ void receiver_free(struct receiver *receiver)
         thread_join(&receiver->threads[i].worker);
         channel_fini(&receiver->threads[i].channel);
     }
+    stager_fini(&receiver->stager);
     pagemap_fini(&receiver->map);
     collapser_fini(&receiver->collapser);
     thread_status_fini(&receiver->status);

@@ -34,6 +34,15 @@ void receiver_expect(struct receiver *receiver, uint64_t first, uint64_t pages);
 void receiver_add_channel(struct receiver *receiver, int fd,
                           enum channel_kind kind, unsigned index);
 
+/** receiver_stage() - have staging for engine remap primed in a thread, so many
+ * slots of HUGE_BYTES for each channel of a kind; after the last channel.
+ * Return: 0, or -errno; the engine then cannot be used. */
+int receiver_stage(struct receiver *receiver, uint32_t urgent_slots,
+                   uint32_t bulk_slots);
+
+/** receiver_staged() - is all staging primed? True if there is none. */
+bool receiver_staged(struct receiver *receiver);
+
 /** receiver_start() - serve the faults of @uffd, which stays the caller's.
  * @pid: of the QEMU whose faults they are
  * @engines: by block index; read until receiver_free()

@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <ifaddrs.h>
-#include <linux/userfaultfd.h>
 #include <netdb.h>
 #include <net/if.h>
 #include <stdio.h>
@@ -16,6 +15,7 @@
 #include "probe.h"
 #include "session.h"
 #include "thread.h"
+#include "uffdio_remap.h"
 #include "wire.h"
 
 #define TICKET_MAX_ADDRESSES 8
@@ -26,8 +26,9 @@
  * the socket and the guest, large enough to be few system calls. */
 #define GRANULE_BYTES (256u << 10)
 
-/* Slots primed in QEMU's staging: for bulk a part of the guest's size, for
- * each urgent channel a few. What has moved is the guest's. */
+/* Slots primed in staging, for engine move in QEMU's: for bulk a part of the
+ * guest's size, for each urgent channel a few. What has moved is the guest's.
+ */
 #define STAGING_MAX_SLOTS    512
 #define STAGING_URGENT_SLOTS 32
 
@@ -53,6 +54,14 @@ struct session_destination {
 static unsigned channel_total(const struct session *session)
 {
     return session->conf->urgent_channels + session->conf->bulk_channels;
+}
+
+/* Can this kernel move pages from here into a QEMU, and may it? */
+static bool can_remap(const struct session *session)
+{
+    return (probe_granted() & UFFD_FEATURE_REMAP) &&
+           (session->conf->engine == PLACE_REMAP ||
+            session->conf->engine == PLACE_ENGINES);
 }
 
 static bool has_placers(const struct session *session)
@@ -138,7 +147,7 @@ static void destination_init(struct session *session,
         abort();
     memcpy(welcome.session, session->id, sizeof(welcome.session));
     if (session->conf->engine == PLACE_MOVE ||
-        session->conf->engine == PLACE_ENGINES) {
+        (session->conf->engine == PLACE_ENGINES && !can_remap(session))) {
         welcome.placers = htobe32(channel_total(session));
         welcome.slots = htobe32(
             (uint32_t)MIN(be64toh(hello->ram_bytes) / PLACER_SLOT_BYTES + 1,
@@ -290,16 +299,38 @@ static uint32_t granule_of(const struct session *session,
                            const struct block *block)
 {
     enum place_engine engine =
-        block->shared ? PLACE_COPY
-                      : place_engine_for(block, 0, has_placers(session),
-                                         session->conf->engine);
+        block->shared
+            ? PLACE_COPY
+            : place_engine_for(block, probe_granted(), has_placers(session),
+                               session->conf->engine);
 
     return (uint32_t)MAX(GRANULE_BYTES, place_granule(engine, block));
+}
+
+/* Have staging of our own primed, for as much as is private. */
+static int begin_staging(const struct session *session)
+{
+    uint64_t slots = 0;
+
+    for (uint32_t i = 0; i < session->table.count; i++) {
+        const struct block *block = &session->table.blocks[i];
+
+        if (!block->shared && block->page_size == PAGE_BYTES)
+            slots += block->length / HUGE_BYTES;
+    }
+    if (!slots || !can_remap(session))
+        return 0;
+    return receiver_stage(
+        session->destination->receiver,
+        (uint32_t)MIN(slots, STAGING_URGENT_SLOTS),
+        (uint32_t)MIN(slots / session->conf->bulk_channels + 1,
+                      STAGING_MAX_SLOTS));
 }
 
 static void on_prepare(struct session *session, const Remapd__Prepare *body)
 {
     struct session_destination *destination = session->destination;
+    int ret;
 
     if (session->state != SESSION_JOINED || destination->receiver ||
         !session->table.count || body->blocks != session->table.count) {
@@ -325,6 +356,9 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
     }
     destination->prepare_ns = now_ns();
     session_heartbeat(session, PRIME_TICK_MS);
+    ret = begin_staging(session);
+    if (ret)
+        session_fail(session, "staging: %s", strerror(-ret));
 }
 
 /* Agree once the staging is primed: then no fault waits for the allocator, and
@@ -337,6 +371,8 @@ static void agree_if_primed(struct session *session)
     Remapd__Prepared prepared = REMAPD__PREPARED__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
+    if (!receiver_staged(destination->receiver) && patient)
+        return;
     for (unsigned i = 0; i < destination->placers.count; i++) {
         if (!placer_ready(destination->placers.placers[i]) && patient)
             return;
@@ -493,7 +529,8 @@ static void on_attach(struct session *session,
     }
     destination->uffd = *fd;
     *fd = -1;
-    destination->uffd_features = be64toh(attach->uffd_features);
+    destination->uffd_features =
+        be64toh(attach->uffd_features) & probe_granted();
     destination->engines = xcalloc(table->count, sizeof(*destination->engines));
     for (uint32_t i = 0; i < table->count; i++) {
         destination->engines[i] =

@@ -33,6 +33,8 @@ int thread_start(struct thread *thread, struct thread_status *status,
         return -errno;
     madvise(buffer, FRAME_MAX_BYTES, MADV_DONTFORK);
     madvise(buffer, FRAME_MAX_BYTES, MADV_DONTDUMP);
+    /* Engine remap takes single pages out of it. */
+    madvise(buffer, FRAME_MAX_BYTES, MADV_NOHUGEPAGE);
     *thread = (struct thread){
         .status = status, .main = main, .opaque = opaque, .buffer = buffer};
     atomic_fetch_add(&status->alive, 1);

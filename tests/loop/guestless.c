@@ -345,13 +345,14 @@ static int run_source(int from_destination, int to_destination)
     struct handoff_prepare prepare = {htonl((uint32_t)options.blocks)};
     struct handoff_progress progress;
     struct handoff_ticket ticket;
-    int socket = handoff_connect(options.source);
+    int socket;
 
     huge_pages_on();
     for (unsigned long page = 0; page < total_pages; page++) {
         if (!page_is_zero(page))
             page_write(page_at(page), page, 0);
     }
+    socket = handoff_connect(options.source);
     handoff_hello(socket, HANDOFF_SOURCE);
     if (read(from_destination, &ticket, sizeof(ticket)) != sizeof(ticket))
         return 1;
@@ -608,7 +609,7 @@ static void parse(int argc, char **argv)
             options.left_percent = number(optarg, 0, 100);
             break;
         case 't':
-            options.threads = number(optarg, 1, 64);
+            options.threads = number(optarg, 0, 64);
             break;
         case 'b':
             options.blocks = number(optarg, 1, MAX_BLOCKS);

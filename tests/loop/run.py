@@ -3,22 +3,25 @@
 """Migrations without a guest, through two real remapd.
 
 run.py [PART OF A NAME]...   runs the tests that have one of these, or all
+MIB=NUMBER                   how much most of them move
 """
 
 import contextlib
 import json
+import os
 import re
 import sys
 
 # pylint: disable=import-error
-from pair import (Failed, Migration, PROGRAMS, Pair, Process, SANITIZED,
-                  huge_pages, own_network, require, run, wait_until)
+from pair import (BUILD, Failed, Migration, PROGRAMS, Pair, Process,
+                  SANITIZED, huge_pages, own_network, require, run, wait_until)
 from harness import Skip, run as run_tests, test
 from lab.basics import stop_on_signals
 
 KINDS = ("anon", "thp", "memfd", "hugetlb", "hugetlb-shared")
 FRAME_OVERHEAD = 32 + 128 # header and masks
-MIB = 8 if SANITIZED else 64 # for each of few blocks; hugetlb: 2 MiB pages
+# For each of few blocks; hugetlb: 2 MiB pages.
+MIB = int(os.environ.get("MIB", 8 if SANITIZED else 64))
 IN_FLIGHT = 2 << 20 # one bulk frame
 MAP_CONSTANT = 128 << 10
 
@@ -82,6 +85,49 @@ def every_kind(engine, kind):
         report = check_figures(moved)
         require(report["engine"] in allowed_engines(kind, engine),
                 f"engine {report['engine']}")
+
+
+def migrate_by_remap(pair, **options):
+    """The daemon's own pages become the guest's, none is copied."""
+    moved = pair.migrate(**options)
+    report = check_figures(moved)
+    require("remap" in report["engine_bytes"] and
+            report["pages"]["fallback"] == 0, f"{report}")
+    return moved
+
+
+def need_remap():
+    if not re.search(r"^ *remap +yes$", run(str(BUILD / "remapd"), "--probe"),
+                     re.MULTILINE):
+        raise Skip("this kernel has no UFFDIO_REMAP: see make check-kernel")
+
+
+@test(kind=("anon", "thp", "mixed"), left=(100, 50))
+def remap_places(kind, left):
+    need_remap()
+    with Pair(options=("--engine", "remap")) as pair:
+        migrate_by_remap(pair, kind=kind, mib=MIB, threads=2, blocks=3,
+                         odd=True, left=left)
+
+
+@test
+def remap_keeps_pages_huge():
+    """Where nobody waits every granule comes and moves as one huge page."""
+    need_remap()
+    with Pair() as pair:
+        moved = migrate_by_remap(pair, kind="thp", mib=2 * MIB, zero=0,
+                                 threads=0)
+        require(moved.figures["huge_kib"] == 2 * MIB << 10 and
+                "in pieces" not in pair.tail(),
+                f"{moved.figures}; {pair.tail()}")
+
+
+@test
+def remap_on_many_channels():
+    need_remap()
+    with Pair(options=("--urgent-channels", "4",
+                       "--bulk-channels", "8")) as pair:
+        migrate_by_remap(pair, kind="thp", mib=MIB, threads=8)
 
 
 @test(left=(100, 50, 0), kind=KINDS)

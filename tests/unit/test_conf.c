@@ -54,6 +54,8 @@ static void takes_values_up_to_the_bounds(void **state)
     assert_int_equal(conf.engine, PLACE_CONTINUE);
     assert_int_equal(conf_set(&conf, "engine", "move", error), 0);
     assert_int_equal(conf.engine, PLACE_MOVE);
+    assert_int_equal(conf_set(&conf, "engine", "remap", error), 0);
+    assert_int_equal(conf.engine, PLACE_REMAP);
     assert_int_equal(conf_set(&conf, "engine", "auto", error), 0);
     assert_int_equal(conf.engine, PLACE_ENGINES);
     assert_int_equal(conf_set(&conf, "log-level", "debug", error), 0);

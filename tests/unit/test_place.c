@@ -2,9 +2,9 @@
 #include "unit.h"
 
 #include <errno.h>
-#include <linux/userfaultfd.h>
 
 #include "../../daemon/place.h"
+#include "../../daemon/uffdio_remap.h"
 
 #define MAX_ERRNO 133
 
@@ -36,10 +36,18 @@ static const struct {
     {PLACE_MOVE, EINVAL, OUTCOME_COPY},
     {PLACE_MOVE, EIO, OUTCOME_COPY},
     {PLACE_MOVE, ESRCH, OUTCOME_GONE},
+    {PLACE_REMAP, 0, OUTCOME_PLACED},
+    {PLACE_REMAP, EEXIST, OUTCOME_PRESENT},
+    {PLACE_REMAP, EAGAIN, OUTCOME_AGAIN},
+    {PLACE_REMAP, EBUSY, OUTCOME_COPY},
+    {PLACE_REMAP, ENOMEM, OUTCOME_COPY},
+    {PLACE_REMAP, EINVAL, OUTCOME_COPY},
+    {PLACE_REMAP, ENOENT, OUTCOME_COPY},
+    {PLACE_REMAP, ESRCH, OUTCOME_GONE},
 };
 
 static const enum place_engine tested[] = {PLACE_COPY, PLACE_CONTINUE,
-                                           PLACE_MOVE};
+                                           PLACE_MOVE, PLACE_REMAP};
 
 static void every_row_of_the_outcome_table(void **state)
 {
@@ -71,6 +79,7 @@ static void any_other_errno_is_a_failure(void **state)
 
 #define SHMEM   UFFD_FEATURE_MINOR_SHMEM
 #define HUGETLB UFFD_FEATURE_MINOR_HUGETLBFS
+#define REMAP   UFFD_FEATURE_REMAP
 #define BEST    PLACE_ENGINES
 
 static void the_engine_fits_the_memory(void **state)
@@ -89,6 +98,17 @@ static void the_engine_fits_the_memory(void **state)
         {false, -1, 4096, HUGE_BYTES, SHMEM, false, PLACE_MOVE, PLACE_COPY},
         {false, -1, 4096, HUGE_BYTES / 2, 0, true, BEST, PLACE_COPY},
         {false, -1, HUGE_BYTES, HUGE_BYTES, 0, true, BEST, PLACE_COPY},
+        /* The daemon's own move first, then QEMU's. */
+        {false, -1, 4096, HUGE_BYTES, REMAP, false, BEST, PLACE_REMAP},
+        {false, -1, 4096, HUGE_BYTES, REMAP, true, BEST, PLACE_REMAP},
+        {false, -1, 4096, HUGE_BYTES, REMAP, true, PLACE_REMAP, PLACE_REMAP},
+        {false, -1, 4096, HUGE_BYTES, REMAP, true, PLACE_MOVE, PLACE_MOVE},
+        {false, -1, 4096, HUGE_BYTES, REMAP, true, PLACE_COPY, PLACE_COPY},
+        {false, -1, 4096, HUGE_BYTES, SHMEM, true, PLACE_REMAP, PLACE_COPY},
+        {false, -1, 4096, HUGE_BYTES / 2, REMAP, true, BEST, PLACE_COPY},
+        {false, -1, HUGE_BYTES, HUGE_BYTES, REMAP, true, BEST, PLACE_COPY},
+        {true, 0, 4096, HUGE_BYTES, SHMEM | REMAP, true, BEST, PLACE_CONTINUE},
+        {true, 0, 4096, HUGE_BYTES, REMAP, true, BEST, PLACE_COPY},
         /* Shared, but no descriptor to map it by. */
         {true, -1, 4096, HUGE_BYTES, SHMEM, true, BEST, PLACE_COPY},
         {true, 0, 4096, HUGE_BYTES, SHMEM, true, BEST, PLACE_CONTINUE},
