@@ -3,6 +3,7 @@
 # make            the daemon and remapctl, in build/
 # make demo       migrate a VM between two hosts on this machine
 # make check      all tests
+# make bench      measure against QEMU's own post-copy and UFFDIO_COPY
 # make lint       clang-format and cppcheck; make format mends the former
 
 BUILD ?= build
@@ -24,7 +25,7 @@ REMAPCTL_OBJECTS = $(patsubst remapctl/%.c,$(BUILD)/remapctl-%.o,$(sort $(wildca
 .PHONY: all clean
 all: $(BUILD)/remapd $(BUILD)/remapctl
 
--include $(wildcard qemu-patches/qemu.mk kernel-patches/kernel.mk)
+-include $(wildcard qemu-patches/qemu.mk kernel-patches/kernel.mk bench/bench.mk)
 -include $(wildcard tests/tests.mk tests/face/face.mk tests/vm/vm.mk tests/kernel/kernel.mk tests/libvirt/libvirt.mk)
 
 $(BUILD)/control.pb-c.c: proto/control.proto

@@ -72,7 +72,6 @@ class Process:
                 self.command, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=output, start_new_session=True)
         self.pid = self.child.pid
-        self.cpu_seconds_at_end = 0.0
 
     def output(self):
         return self.log.read_text(errors="replace")
@@ -86,15 +85,12 @@ class Process:
             raise Failed(f"{os.path.basename(self.command[0])} ended with "
                          f"{self.child.returncode}: " + "\n".join(lines))
 
-    def cpu_seconds(self):
-        try:
-            stat = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
-        except FileNotFoundError:
-            return self.cpu_seconds_at_end
+    def cpu_seconds(self, thread=None):
+        """The CPU time so far, of all its threads or of one."""
+        task = f"/task/{thread}" if thread else ""
+        stat = pathlib.Path(f"/proc/{self.pid}{task}/stat").read_text()
         fields = stat.rsplit(")", 1)[1].split()
-        ticks = int(fields[11]) + int(fields[12])
-        self.cpu_seconds_at_end = ticks / os.sysconf("SC_CLK_TCK")
-        return self.cpu_seconds_at_end
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self, patience=5.0):
         if self.alive():

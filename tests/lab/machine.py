@@ -145,3 +145,8 @@ class Machine:
     def huge_granules(self):
         """By number: those with memory, those that are the page of zeros."""
         return huge_granules(self.pid, *self.blocks()["ram0"])
+
+    def vcpu_seconds(self):
+        """The CPU time that the guest itself has had."""
+        return sum(self.process.cpu_seconds(cpu["thread-id"])
+                   for cpu in self.qmp("query-cpus-fast"))

@@ -189,7 +189,9 @@ class Move:
                 processes[f"remapd_{role}"] = host.remapd.process
         return {"bytes": self.old_host.bytes_sent(),
                 "cpu": {name: process.cpu_seconds()
-                        for name, process in processes.items()}}
+                        for name, process in processes.items()},
+                "vcpu": self.source.vcpu_seconds()
+                        + self.destination.vcpu_seconds()}
 
     # ---- the figures ----
 
@@ -267,4 +269,5 @@ class Move:
             "thp_bytes_destination": self.thp_bytes_destination,
             "huge_kept": self.huge_kept,
             "cpu_seconds": cpu,
+            "vcpu_seconds": round(self.after["vcpu"] - self.before["vcpu"], 2),
         }

@@ -6,7 +6,9 @@
  *   pingpong serve ADDRESS PORT          until it is killed; says "ready"
  *   pingpong ping ADDRESS PORT SECONDS BYTES
  *                                        prints p50, p99 in microseconds, JSON
- *   pingpong stream ADDRESS PORT         fills the link until it is killed
+ *   pingpong stream ADDRESS PORT [SECONDS]
+ *                                        fills the link until it is killed, or
+ *                                        so long; then prints MiB/s, JSON
  */
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -143,13 +145,21 @@ static void ping(int fd, double seconds, uint32_t bytes)
     free(answer);
 }
 
-static void stream(int fd)
+/* For ever, where @seconds is 0. */
+static void stream(int fd, double seconds)
 {
+    uint64_t start = clock_ns(), end = start + (uint64_t)(seconds * 1e9);
+    uint64_t now = start, sent = 0;
     char *buffer = calloc(1, STREAM_BYTES);
 
-    while (buffer && !all(fd, buffer, STREAM_BYTES, 1))
-        ;
+    while (buffer && (!seconds || now < end) &&
+           !all(fd, buffer, STREAM_BYTES, 1)) {
+        sent += STREAM_BYTES;
+        now = clock_ns();
+    }
     free(buffer);
+    printf("{\"mib_per_second\": %.1f}\n",
+           (double)sent / (1 << 20) / ((double)(now - start) / 1e9));
 }
 
 int main(int argc, char **argv)
@@ -158,9 +168,10 @@ int main(int argc, char **argv)
     const char *mode = argc > 3 ? argv[1] : "";
     int fd;
 
-    if (argc < 4 || inet_pton(AF_INET, argv[2], &address.sin_addr) != 1 ||
+    if (argc < 4 || argc > 6 || inet_pton(AF_INET, argv[2], &address.sin_addr) != 1 ||
         (!strcmp(mode, "ping") && argc != 6)) {
-        fputs("Usage: pingpong serve|stream ADDRESS PORT\n"
+        fputs("Usage: pingpong serve ADDRESS PORT\n"
+              "       pingpong stream ADDRESS PORT [SECONDS]\n"
               "       pingpong ping ADDRESS PORT SECONDS BYTES\n", stderr);
         return 2;
     }
@@ -176,6 +187,6 @@ int main(int argc, char **argv)
     if (!strcmp(mode, "ping"))
         ping(fd, atof(argv[4]), (uint32_t)atol(argv[5]));
     else
-        stream(fd);
+        stream(fd, argc > 4 ? atof(argv[4]) : 0);
     return 0;
 }

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# make bench              all measurements, about 30 minutes
+# make bench QUICK=1      the same with fewer rounds, under 5
+# make bench ONLY="placement floor moves scale"   only these
+# make bench-publish      what the last run found, into docs/benchmark
+
+BENCH_OPTIONS = $(if $(filter 1,$(QUICK)),--quick) $(if $(ONLY),--only $(ONLY))
+
+.PHONY: bench bench-publish
+$(BUILD)/bench/placement: bench/placement.c
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $<
+
+bench:
+	tools/deps bench
+	$(MAKE) --no-print-directory all qemu guest $(BUILD)/bench/placement \
+	    $(TEST_PROGRAMS)
+	/usr/bin/python3 bench/bench.py $(BENCH_OPTIONS)
+
+bench-publish:
+	mkdir -p docs/benchmark
+	cp build/bench/report.md build/bench/*.svg docs/benchmark

@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measures remapd against UFFDIO_COPY and against QEMU's own post-copy.
+
+Variants that are compared take turns, A B A B, in one run; figures are medians.
+`make bench` runs this; build/bench/ then has report.json with every row,
+report.md, and the plots."""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import re
+import subprocess
+import sys
+import time
+
+TOP = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TOP / "tests"), str(TOP / "tests/loop")]
+
+# pylint: disable=wrong-import-position
+from lab import Failed, Lab, Refused, wait_until
+from lab.basics import run, stop_on_signals
+from pair import Migration, Pair, huge_pages
+import report
+
+BUILD = TOP / "build"
+OUTPUT = BUILD / "bench"
+PORT = "7700"
+PLACEMENT_BYTES = 64 << 20 # of one thread of placement.c
+PLACEMENTS = ("copy-4k", "copy-2m", "continue-4k", "continue-2m", "move-2m",
+              "remap-2m")
+
+# Who carries the VM: the daemon's options, or QEMU's capabilities.
+CARRIERS = {
+    "remapd": {"options": ()},
+    "remapd-copy": {"options": ("--engine", "copy")},
+    "native": {"capabilities": ()},
+    "preempt": {"capabilities": ("postcopy-preempt",)},
+}
+ALL = tuple(CARRIERS)
+# name: the VM, how it moves, who competes, rounds
+MOVES = {
+    "random": ({}, {}, ALL, 5),
+    "random, after a round of pre-copy": ({}, {"precopy": True}, ALL, 3),
+    "hot set of 10 %": ({"pattern": "hot"}, {}, ("remapd", "native"), 3),
+    "sequential scan": ({"pattern": "scan"}, {}, ("remapd", "native"), 3),
+    "shared memory (memfd)": ({"backend": "memfd"}, {},
+                              ("remapd", "native"), 3),
+    "random, 10 Gb/s": ({}, {"link": "10gbit"}, ALL, 3),
+    "random, 1 Gb/s": ({}, {"link": "1gbit"}, ("remapd", "native", "preempt"),
+                       1),
+}
+QUICK_MOVES = ("random",)
+SIZES_MIB = (1024, 2048, 4096, 8192, 16384)
+AT_ONCE = (1, 4, 16, 64)
+
+
+def say(text):
+    print(f"[{time.monotonic() - START:6.0f} s] {text}", flush=True)
+
+
+# ---- placement ----
+
+def placement_row(method, threads, spinners, rounds):
+    """One run of the program; None where the kernel lacks the method."""
+    done = subprocess.run(
+        [OUTPUT / "placement", method, str(threads), str(spinners),
+         str(rounds)], capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode == 3:
+        return None, done.stderr.strip()
+    if done.returncode:
+        raise Failed(f"placement {method}: {done.stderr.strip()}")
+    return json.loads(done.stdout), None
+
+
+def placement(quick):
+    rows, lacking = [], {}
+    for threads in (1, 2) if quick else (1, 2, 4, 8):
+        for spinners in (0, 1):
+            for _ in range(1 if quick else 3):
+                # hugetlb pages, for the method that needs them.
+                with huge_pages(PLACEMENT_BYTES * threads):
+                    for method in PLACEMENTS:
+                        row, why = placement_row(method, threads, spinners, 4)
+                        if row:
+                            rows.append(row)
+                        else:
+                            lacking[method] = why
+            say(f"placement: {threads} threads, {spinners} spinning")
+    for method, why in lacking.items():
+        say(f"placement: no {method}: {why}")
+    return {"rows": rows, "lacking": lacking}
+
+
+# ---- the floor ----
+
+def ask(host, address, *words):
+    """Runs pingpong on a host, and returns what it measured."""
+    program = host.spawn([BUILD / "tests/pingpong", words[0], address, PORT,
+                          *words[1:]], "ping")
+    try:
+        if program.child.wait(120):
+            raise Failed(f"pingpong: {program.output()}")
+        return json.loads(program.output().splitlines()[-1])
+    finally:
+        program.close()
+        program.log.unlink()
+
+
+@contextlib.contextmanager
+def spinning():
+    """A process that stands in for a busy guest."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        try:
+            yield
+        finally:
+            child.kill()
+
+
+def floor(quick):
+    """Bare TCP on the links of the migrations, beside a spinning process."""
+    rows = []
+    for link in ("none",) if quick else ("none", "10gbit", "1gbit"):
+        for _ in range(1 if quick else 3):
+            with Lab(link=link, daemons="") as lab, spinning():
+                server, client = lab.hosts
+                serve = server.spawn([BUILD / "tests/pingpong", "serve",
+                                      server.address, PORT], "serve")
+                try:
+                    wait_until(lambda: "ready" in serve.output(), "pingpong")
+                    row = {"link": link}
+                    for name, size in (("4k", 4096), ("64k", 64 << 10),
+                                       ("2m", 2 << 20)):
+                        got = ask(client, server.address, "ping", "0.5",
+                                  str(size))
+                        row[f"p50_us_{name}"] = got["p50"]
+                        row[f"p99_us_{name}"] = got["p99"]
+                    row |= ask(client, server.address, "stream", "2")
+                    rows.append(row)
+                finally:
+                    serve.close()
+        say(f"floor: {link}: {rows[-1]}")
+    return {"rows": rows}
+
+
+# ---- moves of a VM ----
+
+def bare_stream(lab):
+    """MiB/s of one bare stream on this lab's link, beside a spinning process:
+    what there is to be had while a guest runs."""
+    server, client = lab.hosts
+    serve = server.spawn([BUILD / "tests/pingpong", "serve", server.address,
+                          PORT], "serve")
+    try:
+        wait_until(lambda: "ready" in serve.output(), "pingpong")
+        with spinning():
+            return ask(client, server.address, "stream",
+                       "1")["mib_per_second"]
+    finally:
+        serve.close()
+
+
+def moved(carrier, memory, pattern="random", backend="thp", precopy=False,
+          link="none", vcpus=1):
+    """One VM, moved once; returns its figures."""
+    how = CARRIERS[carrier]
+    native = "capabilities" in how
+    pager = None if native else "required"
+    with Lab(link=link, daemons="" if native else "ab",
+             daemon_options=how.get("options", ())) as lab:
+        stream = bare_stream(lab)
+        vm = lab.vm("bench", memory=memory, backend=backend, vcpus=vcpus,
+                    options={} if pattern == "random" else
+                    {"pattern": pattern})
+        vm.start(pager=pager)
+        move = vm.move(precopy=precopy, pager=pager, warm=True,
+                       capabilities=how.get("capabilities", ()))
+        move.settle()
+        vm.wait_runs()
+        figures = move.figures()
+        timeline = move.timeline()
+        vm.verify()
+    data = figures["bytes_on_wire"] / 2**20
+    return {"carrier": carrier, **figures, "stream_mib_per_second": stream,
+            "rate_of_stream": data / figures["total_seconds" if precopy else
+                                             "postcopy_seconds"] / stream,
+            "timeline": timeline}
+
+
+def moves(quick):
+    rows = []
+    memory = "512M" if quick else "1G"
+    for case, (vm, how, carriers, rounds) in MOVES.items():
+        if quick and case not in QUICK_MOVES:
+            continue
+        for turn in range(1 if quick else rounds):
+            for carrier in carriers:
+                row = moved(carrier, memory, **vm, **how)
+                rows.append({"case": case, "memory": memory, "round": turn,
+                             **row})
+                say(f"{case}: {carrier}: drained in "
+                    f"{row['postcopy_seconds']:.2f} s, longest stall "
+                    f"{row['guest_longest_stall_ms']:.0f} ms, "
+                    f"{row['guest_operations_first_second']} operations in "
+                    "the first second")
+    return {"rows": rows}
+
+
+# ---- scale ----
+
+def guestless(pair, **options):
+    migration = Migration(pair, **options).finish()
+    destination = migration.report("destination")
+    return {"seconds": destination["seconds"],
+            "pages": destination["pages"]["total"],
+            "map_bytes": destination["map_bytes"]}
+
+
+def daemons_cpu(pair):
+    return sum(host.remapd.process.cpu_seconds() for host in pair.hosts)
+
+
+def scale(quick):
+    """By the size of memory, nine pages in ten of it zero, and by migrations
+    at once. No guest: the daemons' own cost."""
+    sizes, at_once = [], []
+    for size in SIZES_MIB[:2] if quick else SIZES_MIB:
+        for _ in range(1 if quick else 3):
+            with Pair(options=("--engine", "copy")) as pair:
+                before = daemons_cpu(pair)
+                row = guestless(pair, kind="anon", mib=size, zero=90)
+                sizes.append({"mib": size, **row,
+                              "cpu_seconds": daemons_cpu(pair) - before})
+        say(f"scale: {size} MiB in {sizes[-1]['seconds']:.2f} s, "
+            f"{1e9 * sizes[-1]['seconds'] / sizes[-1]['pages']:.0f} ns a page")
+    for count in AT_ONCE[:3] if quick else AT_ONCE:
+        with Pair() as pair:
+            start = time.monotonic()
+            running = [Migration(pair, kind=("anon", "memfd")[i % 2], mib=16,
+                                 seed=i) for i in range(count)]
+            pages = sum(each.finish().report("destination")["pages"]["total"]
+                        for each in running)
+            at_once.append({"count": count, "pages": pages,
+                            "seconds": time.monotonic() - start,
+                            "cpu_seconds": daemons_cpu(pair)})
+        say(f"scale: {count} at once in {at_once[-1]['seconds']:.1f} s")
+    return {"sizes": sizes, "at_once": at_once}
+
+
+# ---- all of it ----
+
+def machine():
+    """What the figures were taken on."""
+    with open("/proc/cpuinfo", encoding="ascii") as cpuinfo:
+        model = re.search(r"model name\s*: (.*)", cpuinfo.read())
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": model[1] if model else platform.machine(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(pages / 2**30),
+        "kernel": platform.release(),
+        "accelerator": "TCG",
+        "commit": run("git", "-C", str(TOP), "describe", "--always",
+                      "--dirty").strip(),
+        "remapd": run(str(BUILD / "remapd"), "--version").strip(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+SECTIONS = {"placement": placement, "floor": floor, "moves": moves,
+            "scale": scale}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true",
+                        help="fewer rounds and cases")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS,
+                        default=list(SECTIONS), help="these sections")
+    args = parser.parse_args()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    result = {"machine": machine(), "quick": args.quick}
+    for section in args.only:
+        result[section] = SECTIONS[section](args.quick)
+        (OUTPUT / "report.json").write_text(json.dumps(result, indent=1))
+    report.write(result, OUTPUT)
+    print((OUTPUT / "report.md").read_text())
+    say(f"{OUTPUT.relative_to(TOP)} has report.json, report.md and the plots")
+
+
+if __name__ == "__main__":
+    START = time.monotonic()
+    stop_on_signals()
+    try:
+        main()
+    except (Failed, Refused) as error:
+        sys.exit(f"bench: {error}")

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a run of the benchmark found: tables and plots from its rows."""
+
+import pathlib
+from statistics import median
+
+import matplotlib
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "remapd" # the same rows, the same file
+from matplotlib import pyplot # pylint: disable=wrong-import-position
+
+NAMES = {"remapd": "remapd", "remapd-copy": "remapd, engine copy",
+         "native": "QEMU alone", "preempt": "QEMU, postcopy-preempt"}
+COLOURS = {"remapd": "#1b6ca8", "remapd-copy": "#7fb2d6",
+           "native": "#c2571a", "preempt": "#e3a76f"}
+STEPS = ("prime", "fill", "place", "touch")
+STEP_COLOURS = ("#b8c4cc", "#7fb2d6", "#c2571a", "#5d8a4a")
+
+
+def cpu(row):
+    return sum(row["cpu_seconds"].values())
+
+
+def cost(row):
+    """CPU seconds beside what the guest itself used."""
+    return cpu(row) - row["vcpu_seconds"]
+
+
+def of_latency(name):
+    return lambda row: row["fault_latency_us"][name]
+
+
+# What is said of a move: name, how it is taken from a row, its form.
+FIGURES = (
+    ("time to drain, s", lambda row: row["postcopy_seconds"], "{:.2f}"),
+    ("rate, of a bare stream's", lambda row: row["rate_of_stream"], "{:.2f}"),
+    ("downtime, ms", lambda row: 1000 * row["downtime_seconds"], "{:.1f}"),
+    ("guest's longest stall, ms",
+     lambda row: row["guest_longest_stall_ms"], "{:.0f}"),
+    ("guest's operations, first second",
+     lambda row: row["guest_operations_first_second"], "{:,.0f}"),
+    ("fault p50, µs", of_latency("p50"), "{:.0f}"),
+    ("fault p99, µs", of_latency("p99"), "{:.0f}"),
+    ("CPU seconds, all processes", cpu, "{:.2f}"),
+    ("CPU seconds, without the guest's own", cost, "{:.2f}"),
+    ("MiB on the wire", lambda row: row["bytes_on_wire"] / 2**20, "{:.0f}"),
+    ("huge pages kept, %",
+     lambda row: None if row["huge_kept"] is None else 100 * row["huge_kept"],
+     "{:.1f}"),
+)
+
+
+def cell(values, form):
+    """The median and, of several, from where to where they go."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "–"
+    text = form.format(median(values))
+    if len(values) > 1:
+        text += f" ({form.format(min(values))}–{form.format(max(values))})"
+    return text
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |",
+             "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+
+
+def by(rows, key):
+    """The rows of each value of a key, in their order."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row)
+    return groups
+
+
+def ratio(ours, theirs, take):
+    ours, theirs = ([take(row) for row in rows] for rows in (ours, theirs))
+    if not ours or not theirs or None in ours + theirs or not median(theirs):
+        return "–"
+    return f"{median(ours) / median(theirs):.2f}"
+
+
+def moves_text(section):
+    lines = ["## Moves of a VM", "",
+             "Medians, with the least and the most in brackets; the carriers "
+             "took turns in one run. The ratio is remapd's to QEMU alone."]
+    for case, rows in by(section["rows"], "case").items():
+        carriers = by(rows, "carrier")
+        lines += ["", f"### {case}: {rows[0]['memory']}", ""]
+        lines += table(
+            ["", *(NAMES[name] for name in carriers), "ratio"],
+            [[name, *(cell(map(take, rows), form)
+                      for rows in carriers.values()),
+              ratio(carriers["remapd"], carriers.get("native"), take)]
+             for name, take, form in FIGURES])
+    return lines
+
+
+def placement_text(section):
+    lines = ["## Placement", "",
+             "Microseconds for 2 MiB into the guest's process, without a "
+             "network: `prime` gets staging, `fill` is the bytes' arrival, "
+             "`place` the ioctls, `touch` the guest's reading of every page; "
+             "`fault` is a touch of memory that is not there until it is. "
+             "MOVE's staging is primed before the guest stops.", ""]
+    rows = []
+    for (method, threads, spinners), same in grouped(
+            section["rows"], "method", "threads", "spinners"):
+        rows.append([method, threads, spinners] + [
+            cell([row[step] / 1000 for row in same], "{:.1f}")
+            for step in (*STEPS, "fault")])
+    lines += table(["method", "threads", "spinning", *STEPS, "fault"], rows)
+    lines += ["", *(f"Not here: {method}, {why}."
+                    for method, why in section["lacking"].items())]
+    return lines
+
+
+def grouped(rows, *keys):
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups.items()
+
+
+def floor_text(section):
+    lines = ["## The floor", "",
+             "Bare TCP on the same links, beside a process that spins: an "
+             "answer of so many bytes to a request, p50 and p99 in "
+             "microseconds, and one stream.", ""]
+    sizes = ("4k", "64k", "2m")
+    return lines + table(
+        ["link", *(f"{size} {p}" for size in sizes for p in ("p50", "p99")),
+         "stream, MiB/s"],
+        [[link, *(cell([row[f"{p}_us_{size}"] for row in rows], "{:.0f}")
+                  for size in sizes for p in ("p50", "p99")),
+          cell([row["mib_per_second"] for row in rows], "{:.0f}")]
+         for link, rows in by(section["rows"], "link").items()])
+
+
+def nanoseconds_a_page(row, key="seconds"):
+    return 1e9 * row[key] / row["pages"]
+
+
+def scale_text(section):
+    sizes = by(section["sizes"], "mib")
+    lines = ["## Scale", "", "No guest, nine pages in ten zero, engine copy: "
+             "the daemons' own cost.", ""]
+    lines += table(
+        ["MiB", "ns a page", "CPU ns a page", "map, bytes a page"],
+        [[mib, cell([nanoseconds_a_page(row) for row in rows], "{:.0f}"),
+          cell([nanoseconds_a_page(row, "cpu_seconds") for row in rows],
+               "{:.0f}"),
+          cell([row["map_bytes"] / row["pages"] for row in rows], "{:.3f}")]
+         for mib, rows in sizes.items()])
+    lines += ["", *table(
+        ["migrations at once", "seconds", "ns a page", "CPU ns a page"],
+        [[row["count"], f"{row['seconds']:.2f}",
+          f"{nanoseconds_a_page(row):.0f}",
+          f"{nanoseconds_a_page(row, 'cpu_seconds'):.0f}"]
+         for row in section["at_once"]])]
+    largest, smallest = max(sizes), min(sizes)
+    change = (median(map(nanoseconds_a_page, sizes[largest]))
+              / median(map(nanoseconds_a_page, sizes[smallest])))
+    return lines + ["", f"From {smallest} to {largest} MiB a page's cost "
+                    f"changes by a factor of {change:.2f}."]
+
+
+# ---- plots ----
+
+def save(figure, output, name):
+    figure.tight_layout()
+    figure.savefig(output / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(output / f"{name}.png", dpi=120)
+    pyplot.close(figure)
+
+
+def plot_work(section, output):
+    """The guest's work through the switchover, the middle run of each."""
+    rows = [row for row in section["rows"]
+            if row["case"] == section["rows"][0]["case"]]
+    figure, axes = pyplot.subplots(figsize=(8, 3.6))
+    for carrier, same in by(rows, "carrier").items():
+        same.sort(key=lambda row: row["postcopy_seconds"])
+        timeline = [point for point in same[len(same) // 2]["timeline"]
+                    if -0.5 <= point["seconds"] <= 3]
+        axes.plot([point["seconds"] for point in timeline],
+                  [max(point["operations"], 0.5) for point in timeline],
+                  label=NAMES[carrier], color=COLOURS[carrier], linewidth=1.6)
+    axes.set(xlabel="seconds from the switchover", yscale="log",
+             ylabel="guest's operations in 100 ms",
+             title=f"The guest's work through the move ({rows[0]['memory']}, "
+                   "random writes)")
+    axes.axvline(0, color="#888888", linewidth=0.8)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)
+    save(figure, output, "work")
+
+
+def plot_moves(section, output):
+    """Time to drain and longest stall, each case."""
+    cases = by(section["rows"], "case")
+    figure, both = pyplot.subplots(
+        1, 2, figsize=(9, 0.9 + 0.75 * len(cases)), sharey=True)
+    for axes, (title, take) in zip(both, (
+            ("time to drain, s", FIGURES[0][1]),
+            ("guest's longest stall, ms", FIGURES[3][1]))):
+        for place, rows in enumerate(cases.values()):
+            carriers = by(rows, "carrier")
+            height = 0.8 / len(carriers)
+            for i, (carrier, same) in enumerate(carriers.items()):
+                values = [take(row) for row in same]
+                middle = median(values)
+                axes.barh(place + (i - (len(carriers) - 1) / 2) * height,
+                          middle, height * 0.9, color=COLOURS[carrier],
+                          xerr=[[middle - min(values)],
+                                [max(values) - middle]],
+                          error_kw={"linewidth": 0.8},
+                          label=NAMES[carrier] if not place else None)
+        axes.set(title=title, yticks=range(len(cases)), xlim=(0, None),
+                 yticklabels=list(cases))
+        axes.grid(axis="x", alpha=0.3)
+    both[0].invert_yaxis()
+    both[1].legend(frameon=False, fontsize="small")
+    save(figure, output, "moves")
+
+
+def plot_placement(section, output):
+    """One thread beside one that spins: the steps, one on the other."""
+    rows = [row for row in section["rows"]
+            if row["threads"] == 1 and row["spinners"] == 1]
+    methods = by(rows, "method")
+    figure, axes = pyplot.subplots(figsize=(8, 0.9 + 0.5 * len(methods)))
+    for place, same in enumerate(methods.values()):
+        left = 0
+        for step, colour in zip(STEPS, STEP_COLOURS):
+            width = median(row[step] for row in same) / 1000
+            axes.barh(place, width, 0.7, left=left, color=colour,
+                      label=step if not place else None)
+            left += width
+    axes.set(yticks=range(len(methods)), yticklabels=list(methods),
+             xlabel="microseconds for 2 MiB",
+             title="Placing 2 MiB in another process")
+    axes.invert_yaxis()
+    axes.legend(frameon=False)
+    save(figure, output, "placement")
+
+
+SECTIONS = {"moves": (moves_text, (("work", plot_work), ("moves", plot_moves))),
+            "placement": (placement_text, (("placement", plot_placement),)),
+            "floor": (floor_text, ()), "scale": (scale_text, ())}
+
+
+def write(result, output):
+    """report.md and the plots of the sections that were run."""
+    machine = result["machine"]
+    lines = ["# remapd's benchmark", "",
+             f"{machine['date']}, commit {machine['commit']}, "
+             f"{machine['remapd']}; {machine['cpus']} CPUs of "
+             f"{machine['cpu']}, {machine['memory_gib']} GiB, Linux "
+             f"{machine['kernel']}; guests under {machine['accelerator']}. "
+             + ("A quick run: one round of each." if result["quick"] else "")
+             + " Made by `make bench`."]
+    for name, (text, plots) in SECTIONS.items():
+        if name not in result:
+            continue
+        lines += ["", *text(result[name])]
+        for plot, draw in plots:
+            draw(result[name], output)
+            lines += ["", f"![{plot}]({plot}.svg)"]
+    pathlib.Path(output / "report.md").write_text("\n".join(lines) + "\n")
