@@ -170,10 +170,28 @@ def scale_text(section):
 # ---- plots ----
 
 def save(figure, output, name):
-    figure.tight_layout()
-    figure.savefig(output / f"{name}.svg", metadata={"Date": None})
-    figure.savefig(output / f"{name}.png", dpi=120)
+    for form in ("svg", "png"):
+        figure.savefig(output / f"{name}.{form}", dpi=120, bbox_inches="tight",
+                       metadata={"Date": None} if form == "svg" else None)
     pyplot.close(figure)
+
+
+def work(timeline):
+    """Seconds and operations a second. Lines that came in one burst, after the
+    guest's console had waited, count as one."""
+    seconds, speeds, operations = [], [], 0
+    before = None
+    for point in timeline:
+        operations += point["operations"]
+        if before is None or point["seconds"] - before > 0.05:
+            if before is not None and -0.3 <= point["seconds"] <= 3:
+                speed = max(operations, 1) / (point["seconds"] - before)
+                if not seconds:
+                    seconds, speeds = [max(before, -0.3)], [speed]
+                seconds.append(point["seconds"])
+                speeds.append(speed)
+            before, operations = point["seconds"], 0
+    return seconds, speeds
 
 
 def plot_work(section, output):
@@ -183,13 +201,11 @@ def plot_work(section, output):
     figure, axes = pyplot.subplots(figsize=(8, 3.6))
     for carrier, same in by(rows, "carrier").items():
         same.sort(key=lambda row: row["postcopy_seconds"])
-        timeline = [point for point in same[len(same) // 2]["timeline"]
-                    if -0.5 <= point["seconds"] <= 3]
-        axes.plot([point["seconds"] for point in timeline],
-                  [max(point["operations"], 0.5) for point in timeline],
-                  label=NAMES[carrier], color=COLOURS[carrier], linewidth=1.6)
+        seconds, speeds = work(same[len(same) // 2]["timeline"])
+        axes.plot(seconds, speeds, drawstyle="steps-pre", linewidth=1.6,
+                  label=NAMES[carrier], color=COLOURS[carrier])
     axes.set(xlabel="seconds from the switchover", yscale="log",
-             ylabel="guest's operations in 100 ms",
+             ylabel="guest's operations a second",
              title=f"The guest's work through the move ({rows[0]['memory']}, "
                    "random writes)")
     axes.axvline(0, color="#888888", linewidth=0.8)
@@ -202,7 +218,7 @@ def plot_moves(section, output):
     """Time to drain and longest stall, each case."""
     cases = by(section["rows"], "case")
     figure, both = pyplot.subplots(
-        1, 2, figsize=(9, 0.9 + 0.75 * len(cases)), sharey=True)
+        1, 2, figsize=(9, 1.6 + 0.75 * len(cases)), sharey=True)
     for axes, (title, take) in zip(both, (
             ("time to drain, s", FIGURES[0][1]),
             ("guest's longest stall, ms", FIGURES[3][1]))):
@@ -222,7 +238,9 @@ def plot_moves(section, output):
                  yticklabels=list(cases))
         axes.grid(axis="x", alpha=0.3)
     both[0].invert_yaxis()
-    both[1].legend(frameon=False, fontsize="small")
+    figure.legend(*both[1].get_legend_handles_labels(), ncols=4,
+                  frameon=False, loc="lower center", fontsize="small")
+    figure.subplots_adjust(bottom=0.3)
     save(figure, output, "moves")
 
 
