@@ -4,6 +4,7 @@
 # make demo       migrate a VM between two hosts on this machine
 # make check      all tests
 # make bench      measure against QEMU's own post-copy and UFFDIO_COPY
+# make install    into DESTDIR, with units, manual pages and completion
 # make lint       clang-format and cppcheck; make format mends the former
 
 BUILD ?= build
@@ -15,8 +16,7 @@ ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -I$(BUILD) -Wall -Wextra -Werror \
 	-Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 \
 	-Wno-format-truncation -fno-strict-aliasing -pthread -MMD -MP \
 	$(CFLAGS) $(SANITIZE)
-PACKAGES = libevent libprotobuf-c json-c inih
-LIBS = -levent -lprotobuf-c -ljson-c -linih -pthread
+LIBS = -levent -lprotobuf-c -ljson-c -linih -lsystemd -pthread
 
 DAEMON_SOURCES = $(filter-out daemon/main.c,$(sort $(wildcard daemon/*.c)))
 DAEMON_OBJECTS = $(DAEMON_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/control.pb-c.o
@@ -43,7 +43,7 @@ $(BUILD)/%.o: %.c
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(BUILD)/remapd: $(BUILD)/daemon/main.o $(DAEMON_OBJECTS)
-	$(CC) $(CFLAGS) $(SANITIZE) -o $@ $^ $(LIBS)
+	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # The program has the name of the sources' directory: no directory of objects.
 $(BUILD)/remapctl-%.o: remapctl/%.c
@@ -51,12 +51,13 @@ $(BUILD)/remapctl-%.o: remapctl/%.c
 	$(CC) $(ALL_CFLAGS) -c -o $@ $<
 
 $(BUILD)/remapctl: $(REMAPCTL_OBJECTS)
-	$(CC) $(CFLAGS) $(SANITIZE) -o $@ $^ -ljson-c
+	$(CC) $(CFLAGS) $(SANITIZE) $(LDFLAGS) -o $@ $^ -ljson-c -lm
 
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -path '*/deb/*' -prune -o -type f -name '*.d' \
+	-print 2>/dev/null)
 
 # ---- the look of the code ----
 #
@@ -73,3 +74,28 @@ lint:
 
 format:
 	clang-format -i $(C_FILES)
+
+# ---- installing ----
+
+DESTDIR ?=
+PREFIX ?= /usr
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+MANUALS = $(wildcard docs/*.[1-8] kernel-patches/*.[1-8]*)
+put = install -D -m 644 $(1) $(DESTDIR)$(2)
+
+.PHONY: install
+install: all
+	install -D -m 755 $(BUILD)/remapd $(DESTDIR)$(PREFIX)/sbin/remapd
+	install -D -m 755 $(BUILD)/remapctl $(DESTDIR)$(PREFIX)/bin/remapctl
+	set -e; $(foreach page,$(MANUALS),$(call put,$(page),$(PREFIX)/share/man/man$(patsubst .%,%,$(subst const,,$(suffix $(page))))/$(notdir $(page)));)
+	set -e; $(foreach unit,$(wildcard systemd/*.service systemd/*.socket),$(call put,$(unit),$(UNITDIR)/$(notdir $(unit)));)
+	$(call put,systemd/remapd.sysusers,$(PREFIX)/lib/sysusers.d/remapd.conf)
+	$(call put,systemd/remapd.tmpfiles,$(PREFIX)/lib/tmpfiles.d/remapd.conf)
+	$(call put,systemd/remapd.catalog,$(PREFIX)/lib/systemd/catalog/remapd.catalog)
+	$(call put,systemd/70-remapd.rules,$(PREFIX)/lib/udev/rules.d/70-remapd.rules)
+	install -D -m 755 libvirt/hook $(DESTDIR)/etc/libvirt/hooks/qemu.d/remapd
+	install -D -m 755 libvirt/remapd-domain $(DESTDIR)$(PREFIX)/bin/remapd-domain
+	$(call put,libvirt/hook.conf,/etc/remapd/hook.conf)
+	set -e; $(foreach file,$(wildcard libvirt/apparmor/*),$(call put,$(file),/etc/apparmor.d/remapd.d/$(notdir $(file)));)
+	$(call put,systemd/remapd.conf,/etc/remapd/remapd.conf)
+	$(call put,completion/remapctl,$(PREFIX)/share/bash-completion/completions/remapctl)

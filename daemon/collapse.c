@@ -35,10 +35,12 @@ void collapser_fini(struct collapser *collapser)
         close(collapser->pidfd);
 }
 
-void collapser_note(struct collapser *collapser, uint64_t page)
+bool collapser_note(struct collapser *collapser, uint64_t page)
 {
-    if (!pageset_has(&collapser->pieces, page / GRANULE_PAGES))
-        pageset_add(&collapser->pieces, page / GRANULE_PAGES, 1);
+    if (pageset_has(&collapser->pieces, page / GRANULE_PAGES))
+        return false;
+    pageset_add(&collapser->pieces, page / GRANULE_PAGES, 1);
+    return true;
 }
 
 /* A piece whose last page is there, too. */

@@ -28,8 +28,8 @@ void collapser_init(struct collapser *collapser,
 void collapser_fini(struct collapser *collapser);
 
 /** collapser_note() - pages of the granule around page number @page were placed
- * on their own. Any thread. */
-void collapser_note(struct collapser *collapser, uint64_t page);
+ * on their own. Any thread. Return: whether it was not known yet. */
+bool collapser_note(struct collapser *collapser, uint64_t page);
 
 /**
  * collapser_start() - in a thread, have the kernel make a huge page of each

@@ -45,6 +45,9 @@ static const struct option_row {
      OPTION_TEXT, offsetof(struct conf, advertise), 0, 0, NULL},
     {"report-dir", "DIR", NULL, "write a JSON report of each migration there",
      OPTION_TEXT, offsetof(struct conf, report_dir), 0, 0, NULL},
+    {"metrics", "ADDRESS:PORT", NULL,
+     "answer HTTP there with figures for Prometheus; nobody is asked who he is",
+     OPTION_TEXT, offsetof(struct conf, metrics), 0, 0, NULL},
     {"engine", "NAME", "auto",
      "how pages are placed: auto, copy, continue, move, remap", OPTION_CHOICE,
      offsetof(struct conf, engine), 0, 0, engine_names},
@@ -61,6 +64,12 @@ static const struct option_row {
 };
 
 _Static_assert(4 + 8 <= THREAD_MAX_CHANNELS, "all channels of a session fit");
+
+/* The options in force; and where they come from, to be read again. */
+static struct conf loaded;
+static struct {
+    const char *values[ARRAY_SIZE(options)], *file;
+} given;
 
 static void option_choices(const char *const *choices, char *text, size_t size)
 {
@@ -178,28 +187,92 @@ static int conf_file_entry(void *opaque, const char *section, const char *name,
     return conf_set(reader->conf, name, value, reader->error) == 0;
 }
 
-static void conf_read_file(struct conf *conf, const char *path, bool optional)
+static int conf_read_file(struct conf *conf, const char *path, bool optional,
+                          char *error)
 {
     struct file_reader reader = {.conf = conf};
     int line;
 
     if (optional && access(path, F_OK))
-        return;
+        return 0;
     line = ini_parse(path, conf_file_entry, &reader);
     if (line < 0)
-        die("%s: %s", path, strerror(errno));
+        snprintf(error, ERROR_TEXT_BYTES, "%.100s: %s", path, strerror(errno));
     if (line > 0)
-        die("%s, line %d: %s", path, line,
-            reader.error[0] ? reader.error : "not `name = value`");
+        snprintf(error, ERROR_TEXT_BYTES, "%.80s, line %d: %.150s", path, line,
+                 reader.error[0] ? reader.error : "not `name = value`");
+    return line ? -EINVAL : 0;
+}
+
+/* The file, and on top of it the command line. */
+static int conf_read(struct conf *conf, char *error)
+{
+    char text[ERROR_TEXT_BYTES - 2];
+    int ret;
+
+    conf_defaults(conf);
+    ret = conf_read_file(conf, given.file ? given.file : CONF_DEFAULT_FILE,
+                         !given.file, error);
+    for (unsigned i = 0; i < ARRAY_SIZE(options) && !ret; i++) {
+        if (!given.values[i] ||
+            !option_set(conf, &options[i], given.values[i], text))
+            continue;
+        snprintf(error, ERROR_TEXT_BYTES, "--%s", text);
+        ret = -EINVAL;
+    }
+    return ret;
+}
+
+static void conf_clear(struct conf *conf)
+{
+    for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+        if (options[i].type == OPTION_TEXT)
+            free(*(char **)((char *)conf + options[i].offset));
+    }
+}
+
+static bool option_same(const struct option_row *row, const struct conf *a,
+                        const struct conf *b)
+{
+    const void *x = (const char *)a + row->offset;
+    const void *y = (const char *)b + row->offset;
+    const char *s, *t;
+
+    if (row->type != OPTION_TEXT)
+        return *(const unsigned *)x == *(const unsigned *)y;
+    s = *(char *const *)x;
+    t = *(char *const *)y;
+    return s && t ? !strcmp(s, t) : s == t;
+}
+
+void conf_reload(void)
+{
+    char error[ERROR_TEXT_BYTES];
+    struct conf fresh;
+
+    if (conf_read(&fresh, error)) {
+        log_error("not reloaded: %s", error);
+        conf_clear(&fresh);
+        return;
+    }
+    loaded.log_level = fresh.log_level;
+    log_set_level(loaded.log_level);
+    for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+        if (!option_same(&options[i], &loaded, &fresh))
+            log_warning("the change of %s waits until remapd starts again",
+                        options[i].name);
+    }
+    conf_clear(&fresh);
+    log_info("reloaded: log-level is %s", level_names[loaded.log_level]);
 }
 
 const struct conf *conf_load(int argc, char **argv)
 {
     enum { HELP = 1000, VERSION, PROBE, CONFIG };
     struct option long_options[ARRAY_SIZE(options) + 5] = {0};
-    const char *values[ARRAY_SIZE(options)] = {0}, *file = NULL;
-    static struct conf conf;
+    char error[ERROR_TEXT_BYTES];
     unsigned count = 0;
+    bool probe = false;
     int choice;
 
     for (; count < ARRAY_SIZE(options); count++)
@@ -211,7 +284,6 @@ const struct conf *conf_load(int argc, char **argv)
     long_options[count++] = (struct option){"probe", no_argument, NULL, PROBE};
     long_options[count] =
         (struct option){"config", required_argument, NULL, CONFIG};
-    conf_defaults(&conf);
     while ((choice = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
         switch (choice) {
         case HELP:
@@ -221,25 +293,22 @@ const struct conf *conf_load(int argc, char **argv)
             puts("remapd " REMAPD_VERSION);
             exit(0);
         case PROBE:
-            conf.probe = true;
+            probe = true;
             break;
         case CONFIG:
-            file = optarg;
+            given.file = optarg;
             break;
         case '?':
             die("see remapd --help");
         default:
-            values[choice] = optarg;
+            given.values[choice] = optarg;
         }
     }
     if (optind < argc)
         die("%s: what is that? See remapd --help", argv[optind]);
-    conf_read_file(&conf, file ? file : CONF_DEFAULT_FILE, !file);
-    for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
-        char error[ERROR_TEXT_BYTES];
-
-        if (values[i] && option_set(&conf, &options[i], values[i], error))
-            die("--%s", error);
-    }
-    return &conf;
+    if (conf_read(&loaded, error))
+        die("%s", error);
+    loaded.probe = probe;
+    log_set_level(loaded.log_level);
+    return &loaded;
 }

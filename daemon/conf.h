@@ -15,6 +15,7 @@ struct conf {
     char *listen;             /* ADDRESS:PORT for other remapd */
     char *advertise;          /* address put into tickets; NULL: found out */
     char *report_dir;         /* NULL: no reports */
+    char *metrics;            /* ADDRESS:PORT for Prometheus; NULL: none */
     enum place_engine engine; /* PLACE_ENGINES: the best for each block */
     enum log_level log_level;
     unsigned urgent_channels, bulk_channels;
@@ -25,11 +26,16 @@ struct conf {
 
 /**
  * conf_load() - read the command line and the configuration file it names, or
- * the default one where that exists. Prints and exits for --help, --version;
- * ends the program with a clear line for what is wrong.
+ * the default one where that exists, and set the log's level. Prints and exits
+ * for --help, --version; ends the program with a clear line for what is wrong.
  * Return: the options, valid until the program ends.
  */
 const struct conf *conf_load(int argc, char **argv);
+
+/** conf_reload() - read the same again and take over what can change while
+ * migrations go on, which is log-level. Logs what it did, what has to wait for
+ * a new start, and what is wrong; then all stays as it was. Main thread. */
+void conf_reload(void);
 
 /** conf_set() - set one option as the file or the command line would.
  * @error: ERROR_TEXT_BYTES, what is allowed instead

@@ -29,7 +29,7 @@ static struct json_object *answer_status(void)
     json_object_object_add(json, "handoff",
                            json_object_new_string(conf->handoff));
     json_object_object_add(json, "listen",
-                           json_object_new_string(conf->listen));
+                           json_object_new_string(peer_address()));
     json_object_object_add(json, "port", json_object_new_int((int)peer_port()));
     json_object_object_add(json, "sessions",
                            json_object_new_int((int)session_count()));
@@ -71,6 +71,18 @@ static struct json_object *answer_cancel(const char *id)
     return json;
 }
 
+static struct json_object *answer_report(const char *id)
+{
+    struct json_object *report = session_report(id), *json;
+
+    if (!report)
+        return answer_error("of the last sessions that ended none, or more "
+                            "than one, has such an id");
+    json = json_object_new_object();
+    json_object_object_add(json, "report", report);
+    return json;
+}
+
 static struct json_object *answer(const char *line)
 {
     if (!strcmp(line, "status"))
@@ -79,7 +91,9 @@ static struct json_object *answer(const char *line)
         return answer_list();
     if (!strncmp(line, "cancel ", 7))
         return answer_cancel(line + 7);
-    return answer_error("unknown request: status, list, cancel ID");
+    if (!strncmp(line, "report ", 7))
+        return answer_report(line + 7);
+    return answer_error("unknown request: status, list, cancel ID, report ID");
 }
 
 static void control_written(struct bufferevent *bev, void *opaque)
@@ -137,6 +151,6 @@ struct local_listener *control_listen(struct event_base *base,
                                       const struct conf *options)
 {
     conf = options;
-    return local_listen(base, conf->control, SOCK_STREAM, CONTROL_MODE,
-                        conf->group, control_accepted, NULL);
+    return local_listen(base, "control", conf->control, SOCK_STREAM,
+                        CONTROL_MODE, conf->group, control_accepted, NULL);
 }

@@ -11,8 +11,8 @@ struct local_listener;
 
 /**
  * control_listen() - answer at conf->control. The requests are `status`,
- * `list` and `cancel ID`; the answer is an object, with a member "error" if
- * the request was refused. Main thread, before READY.
+ * `list`, `cancel ID` and `report ID`; the answer is an object, with a member
+ * "error" if the request was refused. Main thread, before READY.
  */
 struct local_listener *control_listen(struct event_base *base,
                                       const struct conf *conf);

@@ -247,8 +247,8 @@ struct handoff_listener *handoff_listen(struct event_base *base,
     struct handoff_listener *listener = xcalloc(1, sizeof(*listener));
 
     listener->accepted = accepted;
-    listener->local = local_listen(base, path, SOCK_SEQPACKET, mode, group,
-                                   handoff_accepted, listener);
+    listener->local = local_listen(base, "qemu", path, SOCK_SEQPACKET, mode,
+                                   group, handoff_accepted, listener);
     return listener;
 }
 

@@ -8,14 +8,17 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <systemd/sd-daemon.h>
 
 #include "log.h"
+#include "service.h"
 #include "util.h"
 
 #define LOCAL_MAX_GROUPS 64
 
 struct local_listener {
     int fd;
+    bool passed; /* by systemd, whose it stays */
     struct event_base *base;
     struct event *event;
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
@@ -79,36 +82,25 @@ static void remove_stale(const struct sockaddr_un *address, int type)
         unlink(address->sun_path);
 }
 
-struct local_listener *
-local_listen(struct event_base *base, const char *path, int type, mode_t mode,
-             const char *group,
-             void (*accepted)(struct event_base *base, int fd,
-                              const struct ucred *peer, void *opaque),
-             void *opaque)
+static gid_t group_id(const char *name, const char *path)
 {
-    struct local_listener *listener = xcalloc(1, sizeof(*listener));
+    struct group *entry = getgrnam(name);
+
+    if (!entry)
+        die("%s: there is no group %s; create it, or name another with --group",
+            path, name);
+    return entry->gr_gid;
+}
+
+static void local_bind(struct local_listener *listener, const char *path,
+                       int type, mode_t mode, const char *group)
+{
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     mode_t mask;
     int ret;
 
-    if (strlen(path) >= sizeof(address.sun_path))
-        die("%s: longer than the %zu bytes that a UNIX socket's path may have",
-            path, sizeof(address.sun_path) - 1);
     strcpy(address.sun_path, path);
-    strcpy(listener->path, path);
-    listener->base = base;
-    listener->accepted = accepted;
-    listener->opaque = opaque;
-    listener->gid = getegid();
-    if (group) {
-        struct group *entry = getgrnam(group);
-
-        if (!entry)
-            die("%s: there is no group %s; create it, or name another with "
-                "--group",
-                path, group);
-        listener->gid = entry->gr_gid;
-    }
+    listener->gid = group ? group_id(group, path) : getegid();
     remove_stale(&address, type);
     listener->fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     mask = umask(0777 & ~mode);
@@ -119,6 +111,44 @@ local_listen(struct event_base *base, const char *path, int type, mode_t mode,
     if (ret)
         die("%s: %s", path, strerror(errno));
     umask(mask);
+}
+
+static void local_take(struct local_listener *listener, const char *name,
+                       const char *path, int type)
+{
+    struct stat file;
+
+    if (sd_is_socket_unix(listener->fd, type, 1, path, 0) <= 0)
+        die("%s: systemd has passed another socket as %s: the option and the "
+            "socket unit must name the same path",
+            path, name);
+    if (stat(path, &file))
+        die("%s: %s", path, strerror(errno));
+    listener->gid = file.st_gid;
+}
+
+struct local_listener *
+local_listen(struct event_base *base, const char *name, const char *path,
+             int type, mode_t mode, const char *group,
+             void (*accepted)(struct event_base *base, int fd,
+                              const struct ucred *peer, void *opaque),
+             void *opaque)
+{
+    struct local_listener *listener = xcalloc(1, sizeof(*listener));
+
+    if (strlen(path) >= sizeof(listener->path))
+        die("%s: longer than the %zu bytes that a UNIX socket's path may have",
+            path, sizeof(listener->path) - 1);
+    strcpy(listener->path, path);
+    listener->base = base;
+    listener->accepted = accepted;
+    listener->opaque = opaque;
+    listener->fd = service_socket(name);
+    listener->passed = listener->fd >= 0;
+    if (listener->passed)
+        local_take(listener, name, path, type);
+    else
+        local_bind(listener, path, type, mode, group);
     listener->event = event_new(base, listener->fd, EV_READ | EV_PERSIST,
                                 local_readable, listener);
     if (!listener->event || event_add(listener->event, NULL))
@@ -130,6 +160,7 @@ void local_unlisten(struct local_listener *listener)
 {
     event_free(listener->event);
     close(listener->fd);
-    unlink(listener->path);
+    if (!listener->passed)
+        unlink(listener->path);
     free(listener);
 }

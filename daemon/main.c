@@ -12,8 +12,10 @@
 #include "handoff.h"
 #include "local.h"
 #include "log.h"
+#include "metrics.h"
 #include "peer.h"
 #include "probe.h"
+#include "service.h"
 #include "session.h"
 #include "version.h"
 
@@ -83,6 +85,16 @@ static void on_signal(evutil_socket_t number, short what, void *opaque)
     event_base_loopbreak(base);
 }
 
+static void on_hangup(evutil_socket_t number, short what, void *opaque)
+{
+    (void)number;
+    (void)what;
+    (void)opaque;
+    service_reloading();
+    conf_reload();
+    service_reloaded();
+}
+
 /* Each migration takes some twenty descriptors. */
 static void raise_file_limit(void)
 {
@@ -96,12 +108,11 @@ static void raise_file_limit(void)
 
 int main(int argc, char **argv)
 {
-    struct event *term, *interrupt;
+    struct event *term, *interrupt, *hangup;
     struct handoff_listener *handoff;
     struct local_listener *control;
 
     conf = conf_load(argc, argv);
-    log_set_level(conf->log_level);
     if (conf->probe) {
         probe_print();
         return 0;
@@ -117,22 +128,26 @@ int main(int argc, char **argv)
     control = control_listen(base, conf);
     handoff = handoff_listen(base, conf->handoff, HANDOFF_MODE, conf->group,
                              newcomer_accepted);
+    metrics_listen(base, conf->metrics);
     term = evsignal_new(base, SIGTERM, on_signal, NULL);
     interrupt = evsignal_new(base, SIGINT, on_signal, NULL);
-    if (!term || !interrupt || event_add(term, NULL) ||
-        event_add(interrupt, NULL))
+    hangup = evsignal_new(base, SIGHUP, on_hangup, NULL);
+    if (!term || !interrupt || !hangup || event_add(term, NULL) ||
+        event_add(interrupt, NULL) || event_add(hangup, NULL))
         die("signals: no memory");
-    log_info("version %s ready: QEMU at %s, peers at %s (port %u), remapctl "
-             "at %s",
-             REMAPD_VERSION, conf->handoff, conf->listen, peer_port(),
-             conf->control);
+    log_info("version %s ready: QEMU at %s, peers at %s, remapctl at %s",
+             REMAPD_VERSION, conf->handoff, peer_address(), conf->control);
+    service_ready(base);
     event_base_dispatch(base);
+    service_stopping();
     session_close_all();
     peer_unlisten();
+    metrics_unlisten();
     handoff_unlisten(handoff);
     local_unlisten(control);
     event_free(term);
     event_free(interrupt);
+    event_free(hangup);
     event_base_free(base);
     return 0;
 }

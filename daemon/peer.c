@@ -8,15 +8,18 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <systemd/sd-daemon.h>
 
 #include "log.h"
 #include "msg.h"
+#include "service.h"
 #include "session.h"
 #include "wire.h"
 
 /* Who has connected but not said hello: few, and not for long. */
 #define PEER_MAX_STRANGERS 128
 #define PEER_HELLO_SECONDS 5
+#define PEER_BACKLOG       128
 
 struct stranger {
     struct stranger *next;
@@ -27,6 +30,7 @@ struct stranger {
 static struct evconnlistener *listener;
 static struct stranger *strangers;
 static unsigned stranger_count, port;
+static char name[INET6_ADDRSTRLEN + sizeof("[]:65535")];
 
 static void stranger_free(struct stranger *stranger)
 {
@@ -134,44 +138,51 @@ static void peer_accepted(struct evconnlistener *from, evutil_socket_t fd,
     stranger_count++;
 }
 
-/* "HOST:PORT" or "[HOST]:PORT". */
-static int parse_address(const char *address, struct sockaddr_storage *ss,
-                         socklen_t *length)
+/* Where the listener listens, whoever has bound it. */
+static void peer_name(const struct sockaddr_storage *ss)
 {
-    char host[INET6_ADDRSTRLEN + 2], *end;
-    const char *colon = strrchr(address, ':');
-    size_t bytes = colon ? (size_t)(colon - address) : sizeof(host);
-    unsigned long number = colon ? strtoul(colon + 1, &end, 10) : 0;
+    const struct sockaddr_in6 *in6 = (const void *)ss;
+    const struct sockaddr_in *in = (const void *)ss;
+    char host[INET6_ADDRSTRLEN] = "";
 
-    if (bytes >= sizeof(host) || end == colon + 1 || *end)
-        return -EINVAL;
-    memcpy(host, address, bytes);
-    host[bytes] = 0;
-    if (*host == '[' && host[bytes - 1] == ']') {
-        host[bytes - 1] = 0;
-        memmove(host, host + 1, bytes - 1);
+    if (ss->ss_family == AF_INET6) {
+        port = ntohs(in6->sin6_port);
+        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+        snprintf(name, sizeof(name), "[%s]:%u", host, port);
+    } else {
+        port = ntohs(in->sin_port);
+        inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
+        snprintf(name, sizeof(name), "%s:%u", host, port);
     }
-    return wire_address(host, (unsigned)MIN(number, UINT_MAX), ss, length);
 }
 
 void peer_listen(struct event_base *base, const char *address)
 {
+    const unsigned flags = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC;
     struct sockaddr_storage ss;
     socklen_t length, bound = sizeof(ss);
+    int fd = service_socket("peer");
 
-    if (parse_address(address, &ss, &length))
+    if (wire_parse(address, &ss, &length))
         die("--listen: %s is not ADDRESS:PORT with a numeric address", address);
-    listener = evconnlistener_new_bind(
-        base, peer_accepted, NULL,
-        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE, 128,
-        (struct sockaddr *)&ss, (int)length);
+    if (fd >= 0 && sd_is_socket(fd, AF_UNSPEC, SOCK_STREAM, 1) <= 0)
+        die("systemd has passed as peer what is no listening stream socket");
+    listener = fd >= 0
+                   ? evconnlistener_new(base, peer_accepted, NULL, flags, 0, fd)
+                   : evconnlistener_new_bind(
+                         base, peer_accepted, NULL, flags | LEV_OPT_REUSEABLE,
+                         PEER_BACKLOG, (struct sockaddr *)&ss, (int)length);
     if (!listener)
         die("--listen: %s: %s", address, strerror(errno));
-    getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&ss,
-                &bound);
-    port =
-        ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
-                                       : ((struct sockaddr_in *)&ss)->sin_port);
+    if (getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&ss,
+                    &bound))
+        die("--listen: %s", strerror(errno));
+    peer_name(&ss);
+}
+
+const char *peer_address(void)
+{
+    return name;
 }
 
 unsigned peer_port(void)

@@ -6,9 +6,13 @@
 
 #include <event2/event.h>
 
-/** peer_listen() - accept at @address, "HOST:PORT" or "[HOST]:PORT", port 0
- * for any free one. Ends the program with a clear line on error. */
+/** peer_listen() - accept at the socket that systemd has passed as "peer", or
+ * else at @address, "HOST:PORT" or "[HOST]:PORT", port 0 for any free one. Ends
+ * the program with a clear line on error. */
 void peer_listen(struct event_base *base, const char *address);
+
+/** peer_address() - where it listens, as text. */
+const char *peer_address(void);
 
 /** peer_port() - the port in use. */
 unsigned peer_port(void);

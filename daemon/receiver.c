@@ -145,11 +145,14 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
         ret = place_whole(&receiver->target, engine, receiver->placers,
                           (unsigned)(thread - receiver->threads), frame->block,
                           frame->offset, data, from);
+    if (!ret)
+        atomic_fetch_add(&receiver->target.stats->huge_pages, 1);
     if (ret != -EAGAIN)
         return ret;
     /* Zeros alone may be a hole at the source: no memory for them here. */
-    if (place_ops_of(engine)->huge && mask_count(data))
-        collapser_note(&receiver->collapser, frame_first_page(frame));
+    if (place_ops_of(engine)->huge && mask_count(data) &&
+        collapser_note(&receiver->collapser, frame_first_page(frame)))
+        atomic_fetch_add(&receiver->target.stats->pieces, 1);
     ret = place_runs(thread, frame, data, from);
     return ret ? ret : place_runs(thread, frame, zero, NULL);
 }

@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #include "log.h"
+#include "metrics.h"
 
 static const char *const state_names[] = {
     [SESSION_WAITING] = "waiting", [SESSION_JOINING] = "joining",
@@ -37,9 +38,31 @@ const struct session_ops *session_ops_of(const struct session *session)
                                            : &session_destination_ops;
 }
 
+const char *session_role_name(enum handoff_role role)
+{
+    return role == HANDOFF_SOURCE ? "source" : "destination";
+}
+
+const char *session_state_name(enum session_state state)
+{
+    return state_names[state];
+}
+
 static const char *role_name(const struct session *session)
 {
-    return session->role == HANDOFF_SOURCE ? "source" : "destination";
+    return session_role_name(session->role);
+}
+
+void session_log(const struct session *session, enum log_level level,
+                 enum log_event event, const char *format, ...)
+{
+    const struct log_about about = {event, session->id_text, role_name(session),
+                                    session->name};
+    va_list args;
+
+    va_start(args, format);
+    log_about(level, &about, format, args);
+    va_end(args);
 }
 
 static void session_unlink(struct session **list, struct session *session)
@@ -60,6 +83,29 @@ static void session_free(struct session *session)
     block_table_fini(&session->table);
     explicit_bzero(session, sizeof(*session));
     free(session);
+}
+
+static void session_sample(struct session *session, bool last)
+{
+    struct timeval distance = {
+        .tv_sec = (time_t)(session->series.distance_ns / 1000000000),
+        .tv_usec = (suseconds_t)(session->series.distance_ns / 1000 % 1000000)};
+
+    series_note(&session->series, &session->stats.latency, session->left_pages);
+    if (last)
+        event_del(session->sampler);
+    else
+        event_add(session->sampler, &distance);
+}
+
+static void session_sampled(evutil_socket_t fd, short what, void *opaque)
+{
+    struct session *session = opaque;
+
+    (void)fd;
+    (void)what;
+    session_ops_of(session)->figures(session);
+    session_sample(session, false);
 }
 
 static void session_tick(evutil_socket_t fd, short what, void *opaque)
@@ -104,15 +150,16 @@ struct session *session_new(struct event_base *base, const struct conf *conf,
     session->notify = event_new(base, session->notify_fd, EV_READ | EV_PERSIST,
                                 session_notified, session);
     session->tick = event_new(base, -1, EV_PERSIST, session_tick, session);
+    session->sampler = evtimer_new(base, session_sampled, session);
     if (session->notify_fd < 0 || !session->notify || !session->tick ||
-        event_add(session->notify, NULL))
+        !session->sampler || event_add(session->notify, NULL))
         abort();
     session_heartbeat(session, 1000);
     session->next = sessions;
     sessions = session;
     session_total++;
-    log_info("session %s: %s of %s, QEMU %d", session->id_text,
-             role_name(session), session->name, handoff_pid(handoff));
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_BEGINS, "%s of %s, QEMU %d",
+                role_name(session), session->name, handoff_pid(handoff));
     handoff_adopt(handoff, &session_ops_of(session)->handoff, session);
     session_ops_of(session)->init(session, hello);
     return session;
@@ -162,8 +209,12 @@ void session_set_id(struct session *session, const uint8_t *id)
 void session_set_state(struct session *session, enum session_state state)
 {
     session->state = state;
-    log_info("session %s: %s %s", session->id_text, role_name(session),
-             state_names[state]);
+    if (state == SESSION_ACTIVE && !session->series.distance_ns)
+        series_begin(&session->series);
+    if (state >= SESSION_ACTIVE)
+        session_sample(session, state > SESSION_ACTIVE);
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_STATE, "%s %s",
+                role_name(session), state_names[state]);
 }
 
 void session_heartbeat(struct session *session, unsigned ms)
@@ -213,8 +264,8 @@ void session_fail(struct session *session, const char *format, ...)
     va_start(args, format);
     vsnprintf(reason, sizeof(reason), format, args);
     va_end(args);
-    log_error("session %s: %s failed: %s", session->id_text, role_name(session),
-              reason);
+    session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_FAILED, "%s failed: %s",
+                role_name(session), reason);
     session_tell(session, false, reason);
     session->state = SESSION_FAILED;
     session_close(session);
@@ -230,10 +281,11 @@ void session_pause(struct session *session, const char *format, ...)
     va_start(args, format);
     vsnprintf(reason, sizeof(reason), format, args);
     va_end(args);
-    log_error("session %s: %s paused, %llu pages left: %s", session->id_text,
-              role_name(session), (unsigned long long)session->left_pages,
-              reason);
+    session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_PAUSED,
+                "%s paused, %llu pages left: %s", role_name(session),
+                (unsigned long long)session->left_pages, reason);
     session_tell(session, true, reason);
+    session_sample(session, true);
     session->state = SESSION_PAUSED;
     session_ops_of(session)->stop(session);
     msg_conn_free(session->control);
@@ -256,12 +308,51 @@ static void session_remember(const struct session *session)
 
     json_object_put(*slot);
     *slot = session_json(session);
+    json_object_object_add(*slot, "samples", series_json(&session->series));
     if (!session->conf->report_dir)
         return;
     snprintf(path, sizeof(path), "%s/%s-%s.json", session->conf->report_dir,
              session->id_text, role_name(session));
     if (json_object_to_file_ext(path, *slot, JSON_C_TO_STRING_PRETTY) < 0)
         log_error("%s: %s", path, json_util_get_last_err());
+}
+
+struct json_object *session_report(const char *id)
+{
+    struct json_object *found = NULL;
+    const char *found_id = NULL;
+
+    for (unsigned i = 0; i < SESSION_MAX_ENDED && *id; i++) {
+        struct json_object *json = ended[i];
+        const char *its_id, *role;
+
+        if (!json)
+            continue;
+        its_id =
+            json_object_get_string(json_object_object_get(json, "session"));
+        role = json_object_get_string(json_object_object_get(json, "role"));
+        if (strncmp(its_id, id, strlen(id)))
+            continue;
+        if (found && strcmp(found_id, its_id))
+            return NULL;
+        if (!found || !strcmp(role, "destination")) {
+            found = json;
+            found_id = its_id;
+        }
+    }
+    return json_object_get(found);
+}
+
+static struct json_object *without_samples(struct json_object *json)
+{
+    struct json_object *copy = json_object_new_object();
+
+    json_object_object_foreach(json, key, value)
+    {
+        if (strcmp(key, "samples"))
+            json_object_object_add(copy, key, json_object_get(value));
+    }
+    return copy;
 }
 
 struct json_object *session_ended_json(void)
@@ -272,7 +363,7 @@ struct json_object *session_ended_json(void)
         struct json_object *json = ended[(ended_count + i) % SESSION_MAX_ENDED];
 
         if (json)
-            json_object_array_add(list, json_object_get(json));
+            json_object_array_add(list, without_samples(json));
     }
     return list;
 }
@@ -280,7 +371,8 @@ struct json_object *session_ended_json(void)
 void session_end(struct session *session, const char *reason)
 {
     if (session->state < SESSION_ACTIVE)
-        log_info("session %s: QEMU left: %s", session->id_text, reason);
+        session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE, "QEMU left: %s",
+                    reason);
     session_close(session);
 }
 
@@ -292,8 +384,9 @@ void session_close(struct session *session)
         session->state = SESSION_CLOSED;
     if (session->state != SESSION_CLOSED)
         session_remember(session);
-    log_info("session %s: %s ends, %s", session->id_text, role_name(session),
-             state_names[session->state]);
+    metrics_retire(session);
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_ENDS, "%s ends, %s",
+                role_name(session), state_names[session->state]);
     session_unlink(&sessions, session);
     session->next = closing;
     closing = session;
@@ -301,6 +394,7 @@ void session_close(struct session *session)
     handoff_free(session->handoff);
     msg_conn_free(session->control);
     event_free(session->tick);
+    event_free(session->sampler);
     if (session_ops_of(session)->ended(session))
         session_free(session);
 }
@@ -358,6 +452,7 @@ struct json_object *session_json(const struct session *session)
     struct json_object *json = json_object_new_object();
     struct json_object *pages = json_object_new_object();
     struct json_object *latency = json_object_new_object();
+    struct json_object *huge = json_object_new_object();
     uint64_t now = session->complete_ns ? session->complete_ns : now_ns();
 
     add_text(json, "session", session->id_text);
@@ -380,6 +475,9 @@ struct json_object *session_json(const struct session *session)
     add_number(pages, "duplicate", stats->duplicate_pages);
     add_number(pages, "present", stats->present_pages);
     add_number(pages, "fallback", stats->fallback_pages);
+    add_number(huge, "whole", stats->huge_pages);
+    add_number(huge, "pieces", stats->pieces);
+    json_object_object_add(json, "huge_pages", huge);
     json_object_object_add(json, "pages", pages);
     add_number(json, "bytes_on_wire", session->wire_bytes);
     add_number(json, "map_bytes", session->map_bytes);
@@ -389,6 +487,7 @@ struct json_object *session_json(const struct session *session)
                histogram_quantile(&stats->latency, 0.99) / 1000);
     add_number(latency, "max", stats->latency.max_ns / 1000);
     add_number(latency, "count", stats->latency.count);
+    add_number(latency, "sum", stats->latency.sum_ns / 1000);
     json_object_object_add(json, "fault_latency_us", latency);
     return json;
 }

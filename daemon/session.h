@@ -22,6 +22,7 @@
 #include "place.h"
 #include "receiver.h"
 #include "sender.h"
+#include "series.h"
 #include "stats.h"
 
 #define SESSION_ID_BYTES     16
@@ -55,14 +56,16 @@ struct session {
 
     struct handoff *handoff;
     struct msg_conn *control;
-    struct event *tick;   /* once a second, ten times once active */
-    struct event *notify; /* written by page threads */
+    struct event *tick;    /* once a second, ten times once active */
+    struct event *sampler; /* while active, for the series */
+    struct event *notify;  /* written by page threads */
     int notify_fd;
     bool closing; /* only waiting for its threads */
     uint64_t created_ns, active_ns, complete_ns, heard_ns, spoke_ns;
 
     struct block_table table; /* of both: names and sizes are the same */
     struct stats stats;
+    struct series series;
     uint64_t total_pages; /* that were still to be sent at the switchover */
     uint64_t left_pages;
     uint64_t wire_bytes; /* kept when sender or receiver are gone */
@@ -98,6 +101,11 @@ void session_set_id(struct session *session, const uint8_t *id);
 /** session_set_state() - and say so in the log. */
 void session_set_state(struct session *session, enum session_state state);
 
+/** session_log() - a line about @session, see log_about(). Main thread. */
+void session_log(const struct session *session, enum log_level level,
+                 enum log_event event, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
 /** session_heartbeat() - call the role's tick every @ms from now on. */
 void session_heartbeat(struct session *session, unsigned ms);
 
@@ -128,6 +136,11 @@ void session_end(struct session *session, const char *reason);
  * threads have come to their end; do not touch it afterwards. */
 void session_close(struct session *session);
 
+/** session_role_name() - "source" or "destination"; session_state_name() - as
+ * the log has it. */
+const char *session_role_name(enum handoff_role role);
+const char *session_state_name(enum session_state state);
+
 /** session_cancel() - an operator's wish. Return: 0, or -EBUSY if the guest
  * has left its source already. */
 int session_cancel(struct session *session);
@@ -135,8 +148,14 @@ int session_cancel(struct session *session);
 /** session_json() - all there is to know, as a new object. */
 struct json_object *session_json(const struct session *session);
 
-/** session_ended_json() - a new array of the last ones that ended, oldest
- * first. */
+/** session_report() - the document of a session that has ended, among the last
+ * ones, whose id begins with @id: that of the destination if both are here. It
+ * has the member "samples" (see series_json()). Return: a new reference, or
+ * NULL if there is none, or sessions of more than one id are. */
+struct json_object *session_report(const char *id);
+
+/** session_ended_json() - a new array of the last ones that ended, without
+ * samples, oldest first. */
 struct json_object *session_ended_json(void);
 
 /** session_close_all() - at the end of the program. */
@@ -148,8 +167,9 @@ extern const struct session_ops {
     struct msg_handlers control;
     void (*init)(struct session *session, const struct handoff_hello *hello);
     void (*tick)(struct session *session);
-    void (*plane)(struct session *session); /* page threads have news */
-    void (*stop)(struct session *session);  /* have the page threads end */
+    void (*plane)(struct session *session);   /* page threads have news */
+    void (*figures)(struct session *session); /* bring those up to date */
+    void (*stop)(struct session *session);    /* have the page threads end */
     bool (*ended)(const struct session *session); /* have they? */
     void (*fini)(struct session *session);
     enum place_engine (*engine)(const struct session *session,

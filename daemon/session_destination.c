@@ -471,14 +471,15 @@ static void start_if_ready(struct session *session)
     session->active_ns = now_ns();
     session_set_state(session, SESSION_ACTIVE);
     session_heartbeat(session, ACTIVE_TICK_MS);
-    log_info("session %s: %llu pages to come, the map takes %llu bytes, "
-             "%.3f a granule of 4 KiB and a constant of %llu, staging %llu",
-             session->id_text, (unsigned long long)session->total_pages,
-             (unsigned long long)session->map_bytes,
-             (double)(session->map_bytes - constant) /
-                 (double)session->table.pages,
-             (unsigned long long)constant,
-             (unsigned long long)channel_total(session) * FRAME_MAX_BYTES);
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
+                "%llu pages to come, the map takes %llu bytes, "
+                "%.3f a granule of 4 KiB and a constant of %llu, staging %llu",
+                (unsigned long long)session->total_pages,
+                (unsigned long long)session->map_bytes,
+                (double)(session->map_bytes - constant) /
+                    (double)session->table.pages,
+                (unsigned long long)constant,
+                (unsigned long long)channel_total(session) * FRAME_MAX_BYTES);
     ret = receiver_start(destination->receiver, destination->uffd,
                          handoff_pid(session->handoff), destination->engines,
                          &destination->placers);
@@ -536,10 +537,10 @@ static void on_attach(struct session *session,
         destination->engines[i] =
             place_engine_for(&table->blocks[i], destination->uffd_features,
                              has_placers(session), session->conf->engine);
-        log_debug("session %s: block %s, %llu bytes, engine %s",
-                  session->id_text, table->blocks[i].idstr,
-                  (unsigned long long)table->blocks[i].length,
-                  place_ops_of(destination->engines[i])->name);
+        session_log(session, LOG_LEVEL_DEBUG, LOG_EVENT_NONE,
+                    "block %s, %llu bytes, engine %s", table->blocks[i].idstr,
+                    (unsigned long long)table->blocks[i].length,
+                    place_ops_of(destination->engines[i])->name);
     }
     handoff_send(session->handoff, HANDOFF_ATTACHED, NULL, 0);
     start_if_ready(session);
@@ -747,6 +748,7 @@ const struct session_ops session_destination_ops = {
     .init = destination_init,
     .tick = destination_tick,
     .plane = destination_plane,
+    .figures = update_figures,
     .stop = destination_stop,
     .ended = destination_ended,
     .fini = destination_fini,

@@ -452,10 +452,10 @@ static void on_switchover(struct session *session, int fd)
         sender_left(session->source->sender);
     session->map_bytes = sender_bytes(session->source->sender);
     session_set_state(session, SESSION_ACTIVE);
-    log_info("session %s: source has %llu pages to send, its map takes %llu "
-             "bytes",
-             session->id_text, (unsigned long long)session->total_pages,
-             (unsigned long long)session->map_bytes);
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
+                "source has %llu pages to send, its map takes %llu bytes",
+                (unsigned long long)session->total_pages,
+                (unsigned long long)session->map_bytes);
     body.pages = session->total_pages;
     message.body_case = REMAPD__MESSAGE__BODY_LEFT_END;
     message.left_end = &body;
@@ -570,6 +570,7 @@ const struct session_ops session_source_ops = {
     .init = source_init,
     .tick = source_tick,
     .plane = source_plane,
+    .figures = update_figures,
     .stop = source_stop,
     .ended = source_ended,
     .fini = source_fini,

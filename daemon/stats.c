@@ -27,15 +27,21 @@ static uint64_t bucket_value(unsigned bucket)
     return ((1ull << HISTOGRAM_SUB_BITS) + sub + 1) << (top - 1);
 }
 
+static void raise_to(_Atomic uint64_t *max, uint64_t ns)
+{
+    uint64_t old = atomic_load(max);
+
+    while (ns > old && !atomic_compare_exchange_weak(max, &old, ns))
+        ;
+}
+
 void histogram_add(struct histogram *histogram, uint64_t ns)
 {
-    uint64_t max = atomic_load(&histogram->max_ns);
-
     atomic_fetch_add(&histogram->buckets[bucket_of(ns)], 1);
     atomic_fetch_add(&histogram->count, 1);
-    while (ns > max &&
-           !atomic_compare_exchange_weak(&histogram->max_ns, &max, ns))
-        ;
+    atomic_fetch_add(&histogram->sum_ns, ns);
+    raise_to(&histogram->max_ns, ns);
+    raise_to(&histogram->recent_max_ns, ns);
 }
 
 uint64_t histogram_quantile(const struct histogram *histogram, double share)
@@ -51,4 +57,14 @@ uint64_t histogram_quantile(const struct histogram *histogram, double share)
             return MIN(bucket_value(i), max);
     }
     return max;
+}
+
+uint64_t histogram_below(const struct histogram *histogram, uint64_t ns)
+{
+    unsigned end = bucket_of(ns);
+    uint64_t seen = 0;
+
+    for (unsigned i = 0; i < end; i++)
+        seen += atomic_load(&histogram->buckets[i]);
+    return seen;
 }

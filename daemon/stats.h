@@ -18,7 +18,8 @@
 
 struct histogram {
     _Atomic uint32_t buckets[HISTOGRAM_BUCKETS];
-    _Atomic uint64_t count, max_ns;
+    _Atomic uint64_t count, max_ns, sum_ns;
+    _Atomic uint64_t recent_max_ns; /* since somebody set it to 0 */
 };
 
 struct stats {
@@ -27,6 +28,8 @@ struct stats {
     _Atomic uint64_t duplicate_pages;          /* came twice, dropped */
     _Atomic uint64_t present_pages;            /* the kernel had them already */
     _Atomic uint64_t fallback_pages; /* copied, the engine could not */
+    _Atomic uint64_t huge_pages;     /* of 2 MiB, placed in one piece */
+    _Atomic uint64_t pieces;         /* that came in pieces; see collapse.h */
     _Atomic uint64_t faults;
     struct histogram latency; /* of faults: read from the uffd to placed */
     /* Huge pages that were fetched whole for a fault, and the shortest time
@@ -40,5 +43,9 @@ void histogram_add(struct histogram *histogram, uint64_t ns);
 /** histogram_quantile() - the value below which @share (0..1) of those counted
  * lie, in nanoseconds; 0 if there are none. Any thread. */
 uint64_t histogram_quantile(const struct histogram *histogram, double share);
+
+/** histogram_below() - how many of those counted are not above @ns, as far as
+ * the buckets tell; never less for a larger @ns. Any thread. */
+uint64_t histogram_below(const struct histogram *histogram, uint64_t ns);
 
 #endif

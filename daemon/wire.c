@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -31,6 +32,25 @@ int wire_address(const char *host, unsigned port, struct sockaddr_storage *ss,
         return 0;
     }
     return -EINVAL;
+}
+
+int wire_parse(const char *address, struct sockaddr_storage *ss,
+               socklen_t *length)
+{
+    char host[INET6_ADDRSTRLEN + 2], *end;
+    const char *colon = strrchr(address, ':');
+    size_t bytes = colon ? (size_t)(colon - address) : sizeof(host);
+    unsigned long number = colon ? strtoul(colon + 1, &end, 10) : 0;
+
+    if (bytes >= sizeof(host) || end == colon + 1 || *end)
+        return -EINVAL;
+    memcpy(host, address, bytes);
+    host[bytes] = 0;
+    if (*host == '[' && host[bytes - 1] == ']') {
+        host[bytes - 1] = 0;
+        memmove(host, host + 1, bytes - 1);
+    }
+    return wire_address(host, (unsigned)MIN(number, UINT_MAX), ss, length);
 }
 
 void wire_send_block(struct session *session, const struct block *block)

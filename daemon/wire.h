@@ -13,6 +13,11 @@
 int wire_address(const char *host, unsigned port, struct sockaddr_storage *ss,
                  socklen_t *length);
 
+/** wire_parse() - @address, "HOST:PORT" or "[HOST]:PORT", both numeric.
+ * Return: 0 or -EINVAL. */
+int wire_parse(const char *address, struct sockaddr_storage *ss,
+               socklen_t *length);
+
 /** wire_send_block() - tell the peer of @block. */
 void wire_send_block(struct session *session, const struct block *block);
 

@@ -2,17 +2,21 @@
 /* remapctl: the operator's command. */
 #include <errno.h>
 #include <getopt.h>
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../daemon/version.h"
 #include "ask.h"
+#include "html.h"
 #include "show.h"
 #include "watch.h"
 
 #define DEFAULT_SOCKET "/run/remapd/control.sock"
 
+static bool html;
 static struct watch_options options = {
     .socket_path = DEFAULT_SOCKET, .id = "", .interval = 0.5};
 
@@ -50,6 +54,12 @@ static enum exit_code command_watch(const char *argument)
     return watch(&options);
 }
 
+static bool is_id(const char *text)
+{
+    return *text && strlen(text) <= 32 &&
+           strspn(text, "0123456789abcdef") == strlen(text);
+}
+
 static void show_cancelled(const struct json_object *answer)
 {
     (void)answer;
@@ -60,8 +70,7 @@ static enum exit_code command_cancel(const char *argument)
 {
     char request[128];
 
-    if (strspn(argument, "0123456789abcdef") != strlen(argument) ||
-        strlen(argument) > 32 || !*argument) {
+    if (!is_id(argument)) {
         complain("%s: an id is up to 32 of 0-9a-f; see remapctl list",
                  argument);
         return EXIT_USAGE;
@@ -70,18 +79,42 @@ static enum exit_code command_cancel(const char *argument)
     return command_ask(request, show_cancelled);
 }
 
+/* From a file, or from the daemon, which remembers the last ones. */
+static enum exit_code get_report(const char *argument,
+                                 struct json_object **report)
+{
+    struct json_object *answer;
+    enum exit_code code;
+    char request[64];
+
+    if (is_id(argument) && access(argument, F_OK)) {
+        snprintf(request, sizeof(request), "report %s", argument);
+        code = ask(options.socket_path, request, &answer);
+        if (code)
+            return code;
+        *report = json_object_get(json_object_object_get(answer, "report"));
+        json_object_put(answer);
+        return EXIT_DONE;
+    }
+    *report = json_object_from_file(argument);
+    if (*report)
+        return EXIT_DONE;
+    complain("%s", json_util_get_last_err());
+    return EXIT_REFUSED;
+}
+
 static enum exit_code command_report(const char *argument)
 {
-    struct json_object *report = json_object_from_file(argument);
-    enum exit_code code = EXIT_DONE;
+    struct json_object *report;
+    enum exit_code code = get_report(argument, &report);
 
-    if (!report) {
-        complain("%s", json_util_get_last_err());
-        return EXIT_REFUSED;
-    }
+    if (code)
+        return code;
     if (!*show_text(report, "session") || !*show_text(report, "role")) {
         complain("%s: not a migration's report", argument);
         code = EXIT_REFUSED;
+    } else if (html) {
+        html_report(report);
     } else if (options.json) {
         show_json(report, true);
     } else {
@@ -103,7 +136,7 @@ static const struct command {
      command_watch},
     {"cancel", "ID", "end a migration whose guest still runs at its source", 1,
      1, command_cancel},
-    {"report", "FILE", "print a finished migration's report", 1, 1,
+    {"report", "ID|FILE", "print a finished migration's report", 1, 1,
      command_report},
 };
 
@@ -126,6 +159,7 @@ static void print_help(void)
          "  --interval=SECONDS   watch: time between two looks, 0.1 to 3600 "
          "[0.5]\n"
          "  --wait               watch: wait until a migration begins\n"
+         "  --html               report: print a page for a browser\n"
          "  --help               print this text\n"
          "  --version            print the version\n\n"
          "ID is a session's id or enough of its start. Exit status: 0 done, "
@@ -146,7 +180,7 @@ static void set_interval(const char *text)
 
 static void parse(int argc, char **argv)
 {
-    enum { HELP = 1, VERSION, SOCKET, JSON, INTERVAL, WAIT };
+    enum { HELP = 1, VERSION, SOCKET, JSON, INTERVAL, WAIT, HTML };
     static const struct option longs[] = {
         {"help", no_argument, NULL, HELP},
         {"version", no_argument, NULL, VERSION},
@@ -154,6 +188,7 @@ static void parse(int argc, char **argv)
         {"json", no_argument, NULL, JSON},
         {"interval", required_argument, NULL, INTERVAL},
         {"wait", no_argument, NULL, WAIT},
+        {"html", no_argument, NULL, HTML},
         {0},
     };
     int choice;
@@ -178,6 +213,9 @@ static void parse(int argc, char **argv)
         case WAIT:
             options.wait = true;
             break;
+        case HTML:
+            html = true;
+            break;
         default:
             complain("see remapctl --help");
             exit(EXIT_USAGE);
@@ -187,6 +225,7 @@ static void parse(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    setlocale(LC_CTYPE, "");
     parse(argc, argv);
     argc -= optind;
     argv += optind;

@@ -2,6 +2,8 @@
 #include "show.h"
 
 #include <ctype.h>
+#include <langinfo.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -27,6 +29,11 @@ static struct json_object *member(const struct json_object *json,
 int64_t show_number(const struct json_object *json, const char *path)
 {
     return json_object_get_int64(member(json, path));
+}
+
+double show_real(const struct json_object *json, const char *path)
+{
+    return json_object_get_double(member(json, path));
 }
 
 const char *show_text(const struct json_object *json, const char *path)
@@ -78,9 +85,8 @@ void show_status(const struct json_object *status)
            (long long)show_number(status, "pid"));
     printf("QEMU at    %s\n",
            cell(show_text(status, "handoff"), text, sizeof(text)));
-    printf("peers at   %s, port %lld\n",
-           cell(show_text(status, "listen"), text, sizeof(text)),
-           (long long)show_number(status, "port"));
+    printf("peers at   %s\n",
+           cell(show_text(status, "listen"), text, sizeof(text)));
     printf("sessions   %lld\n", (long long)show_number(status, "sessions"));
 }
 
@@ -206,6 +212,46 @@ void show_progress(const struct json_object *session, double pages_per_second,
                  cell(show_text(session, "error"), error, sizeof(error)));
 }
 
+/* Eight heights, as UTF-8; a terminal without it gets digits. */
+static void bar_speeds(const double *speeds, unsigned count, char *line)
+{
+    static const char *const blocks[] = {"▁", "▂", "▃", "▄",
+                                         "▅", "▆", "▇", "█"};
+    bool utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
+    double max = 1;
+
+    for (unsigned i = 0; i < count; i++)
+        max = speeds[i] > max ? speeds[i] : max;
+    for (unsigned i = 0; i < count; i++) {
+        unsigned height = (unsigned)(speeds[i] / max * 7 + 0.5);
+        const char digit[] = {(char)('1' + height), 0};
+
+        strcat(line, utf8 ? blocks[height] : digit);
+    }
+}
+
+void show_bar(const struct json_object *session, const double *speeds,
+              unsigned count, unsigned columns, char *line)
+{
+    double total = (double)show_number(session, "pages.total");
+    double share =
+        total > 0 ? 1 - (double)show_number(session, "pages.left") / total : 0;
+    unsigned width, full;
+
+    *line = 0;
+    if (columns > SHOW_MAX_COLUMNS)
+        columns = SHOW_MAX_COLUMNS;
+    if (!(total > 0) || columns < SHOW_SPEEDS + 20)
+        return;
+    width = columns - SHOW_SPEEDS - 12;
+    full = (unsigned)(share * width);
+    strcpy(line, "  [");
+    for (unsigned i = 0; i < width; i++)
+        strcat(line, i < full ? "#" : ".");
+    snprintf(line + strlen(line), 16, "] %3.0f %% ", floor(share * 100));
+    bar_speeds(speeds, count, line);
+}
+
 static void report_pages(const struct json_object *session)
 {
     static const struct {
@@ -236,7 +282,7 @@ static void report_pages(const struct json_object *session)
 void show_report(const struct json_object *session)
 {
     char text[256], p50[24], p99[24], max[24];
-    double seconds = json_object_get_double(member(session, "seconds"));
+    double seconds = show_real(session, "seconds");
     double done =
         pages_mib(session, "pages.total") - pages_mib(session, "pages.left");
 

@@ -22,6 +22,8 @@ struct watched {
     struct json_object *latest;
     int64_t left;
     double seen, pages_per_second;
+    double speeds[SHOW_SPEEDS]; /* at the last looks, oldest first */
+    unsigned speed_count;
     bool present;               /* in the answer being looked at */
     char line[SHOW_LINE_BYTES]; /* printed last */
 };
@@ -70,6 +72,10 @@ static void take(struct watch *watch, struct json_object *session)
             watched->pages_per_second +=
                 (watched->pages_per_second > 0 ? SPEED_WEIGHT : 1) *
                 (speed - watched->pages_per_second);
+            if (watched->speed_count == SHOW_SPEEDS)
+                memmove(watched->speeds, watched->speeds + 1,
+                        --watched->speed_count * sizeof(*watched->speeds));
+            watched->speeds[watched->speed_count++] = speed;
         }
         json_object_put(watched->latest);
     }
@@ -149,6 +155,36 @@ static void drop_ended(struct watch *watch)
     }
 }
 
+/* What stands over a terminal's lines. */
+static void draw_heading(struct watch *watch, int columns)
+{
+    time_t seconds = time(NULL);
+    char clock[16], line[SHOW_LINE_BYTES], host[64] = "";
+    unsigned count = 0;
+
+    for (struct watched *i = watch->all; i; i = i->next)
+        count++;
+    gethostname(host, sizeof(host) - 1);
+    strftime(clock, sizeof(clock), "%H:%M:%S", localtime(&seconds));
+    snprintf(line, sizeof(line), "%s  %s  %u migration%s", clock, host, count,
+             count == 1 ? "" : "s");
+    printf("%.*s\n", columns, line);
+    watch->drawn++;
+}
+
+static void draw_bar(struct watch *watch, const struct watched *watched,
+                     unsigned columns)
+{
+    char line[SHOW_LINE_BYTES];
+
+    show_bar(watched->latest, watched->speeds, watched->speed_count, columns,
+             line);
+    if (!*line)
+        return;
+    puts(line);
+    watch->drawn++;
+}
+
 static void draw(struct watch *watch)
 {
     struct winsize size = {.ws_row = 24, .ws_col = 80};
@@ -159,14 +195,18 @@ static void draw(struct watch *watch)
     rows = size.ws_row > 3 ? size.ws_row - 2u : 1;
     erase(watch);
     drop_ended(watch);
+    if (watch->terminal && watch->all)
+        draw_heading(watch, size.ws_col);
     for (struct watched *i = watch->all; i; i = i->next) {
-        if (watch->terminal && watch->drawn == rows) {
+        if (watch->terminal && watch->drawn + 1 >= rows) {
             hidden++;
             continue;
         }
         print_line(watch, i, "", size.ws_col);
-        if (watch->terminal)
-            watch->drawn++;
+        if (!watch->terminal)
+            continue;
+        watch->drawn++;
+        draw_bar(watch, i, size.ws_col);
     }
     if (hidden) {
         printf("and %u more\n", hidden);

@@ -8,6 +8,7 @@ tests/face/run.py [PART OF A NAME...]; prints TAP.
 import ast
 import contextlib
 import fcntl
+import html.parser
 import json
 import os
 import pathlib
@@ -22,6 +23,8 @@ import sys
 import tempfile
 import termios
 import threading
+import urllib.error
+import urllib.request
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path += [str(TOP / "tests"), str(TOP / "tests/vm")]
@@ -172,7 +175,7 @@ def the_manual_names_every_allowed_value():
     checked = 0
     for name, text in texts.items():
         if "DIR" in text or name in ("handoff", "control", "group", "listen",
-                                     "advertise", "report-dir"):
+                                     "advertise", "report-dir", "metrics"):
             continue
         error = expect(1, REMAPD, "--config=/dev/null", f"--{name}=nonsense",
                        "--probe")
@@ -375,19 +378,19 @@ class Gate:
 
 
 @contextlib.contextmanager
-def migration():
-    """Two daemons, and 64 MiB on their way between them until the gate
+def migration(*options):
+    """Two daemons, the destination with more options, and 64 MiB on their way between them until the gate
     opens."""
     with scene() as (stack, daemon):
         gate = Gate()
         stack.callback(gate.close)
         source = daemon("source", "--listen=127.0.0.1:0")
         destination = daemon("destination", f"--listen=127.0.0.1:{gate.port}",
-                             "--advertise=127.0.0.2")
+                             "--advertise=127.0.0.2", *options)
         gate.start()
 
-        def begin():
-            guest = Process([GUESTLESS, "--source", source.handoff,
+        def begin(name="guestless"):
+            guest = Process([GUESTLESS, "--name", name, "--source", source.handoff,
                              "--destination", destination.handoff, "--mib",
                              "64"], destination.directory / "guestless")
             stack.callback(guest.close)
@@ -491,7 +494,7 @@ def watch_renews_its_lines_on_a_terminal():
             stack.callback(watcher.kill)
             os.close(terminal)
             text = ""
-            while text.count("\033[2A") < 3:
+            while text.count("\033[3A") < 3:
                 text += os.read(main, 4096).decode()
             for guest in guests:
                 guest.close()
@@ -499,10 +502,268 @@ def watch_renews_its_lines_on_a_terminal():
                 while data := os.read(main, 4096):
                     text += data.decode()
             require(watcher.wait(30) == DONE, text)
-        drawn = text.split("\033[2A")[0].splitlines()
-        require(len(drawn) == 2 and all(len(line) <= WIDTH for line in drawn),
+        drawn = text.split("\033[3A")[0].splitlines()
+        require(len(drawn) == 3 and "2 migrations" in drawn[0] and all(len(line) <= WIDTH for line in drawn),
                 repr(drawn))
         require(text.count("ended") == 2, repr(text[-400:]))
+
+
+@test
+def watch_is_a_live_screen_in_a_terminal():
+    """In a real one, tmux's: what stands there, not what was written."""
+    if not shutil.which("tmux"):
+        raise Skip("tmux is not installed")
+    with migration() as (_, destination, gate, begin):
+        def tmux(*words):
+            return call("tmux", "-f", "/dev/null", "-S",
+                        destination.directory / "tmux", *words).stdout
+        guest = begin()
+        wait_until(lambda: state(destination) == "active", "active")
+        tmux("new-session", "-d", "-x", "90", "-y", "20",
+             f"LC_ALL=C.UTF-8 {REMAPCTL} --socket={destination.control} "
+             "--interval=0.1 watch; sleep 60")
+        try:
+            screen = wait_until(
+                lambda: (text := tmux("capture-pane", "-p")) and
+                re.search(r"\[#*\.+\] +\d+ % [▁▂▃▄▅▆▇█]{5}", text) and text,
+                "the screen shows a bar")
+            lines = screen.rstrip().splitlines()
+            require(len(lines) == 3 and "1 migration" in lines[0] and
+                    re.search("guestless destination active: .* MiB", lines[1]),
+                    screen)
+            tmux("resize-window", "-x", "50", "-y", "20")
+            wait_until(lambda: all(
+                len(line) <= 50 for line in
+                tmux("capture-pane", "-p").splitlines()), "it is narrow")
+            finish(gate, guest)
+            wait_until(lambda: "; ended" in "".join(
+                tmux("capture-pane", "-p").splitlines()), "it says the end")
+        finally:
+            tmux("kill-server")
+
+
+# ---- a page for a browser ----
+
+class Page(html.parser.HTMLParser):
+    """Checks that every element is closed, and keeps curves and text."""
+
+    VOID = ("meta",)
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.curves, self.text, self.names = [], [], "", set()
+        self.feed(text)
+        self.close()
+        require(not self.open, f"never closed: {self.open}")
+
+    def handle_starttag(self, tag, attrs):
+        self.names.add(tag)
+        for name, value in attrs:
+            require(not re.search("https?:", value or ""),
+                    f"{tag} {name}={value}: it must need nothing besides")
+        if tag == "path":
+            self.curves.append(dict(attrs))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        require(self.open and self.open.pop() == tag, f"</{tag}> of nothing")
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@test
+def report_as_a_page():
+    with migration() as (_, destination, gate, begin):
+        guest = begin("<b>&\"'")
+        wait_until(lambda: state(destination) == "active", "active")
+        identity = destination.sessions()[0]["session"]
+        destination.ctl("report", identity, code=REFUSED)
+        finish(gate, guest)
+        wait_until(lambda: not destination.sessions(), "the session has ended")
+        report = json.loads(destination.ctl("--json", "report", identity[:8]))
+        samples = report["samples"]
+        require(2 <= len(samples) <= 256 and
+                all(a[0] <= b[0] and a[1] >= b[1]
+                    for a, b in zip(samples, samples[1:])) and
+                samples[-1][1] == 0, str(samples))
+        count = report["fault_latency_us"]["count"]
+        require(sum(sample[2] for sample in samples) == count > 0,
+                f"{count} faults, but {samples}")
+        require(max(sample[4] for sample in samples) ==
+                report["fault_latency_us"]["max"], f"{report}")
+        text = destination.ctl("--html", "report", identity)
+        page = Page(text)
+        require("b" not in page.names and "<b>&\"'" in page.text, text)
+        for part in (identity, "Progress", "Fault latency", "Guest stall",
+                     "Huge pages", "64.0 MiB"):
+            require(part in page.text, f"{part} is not on the page")
+        curves = [c for c in page.curves if c["class"] in ("one", "two")]
+        require(len(curves) == 4 and all(
+            c["d"].count("L") == len(samples) and "nan" not in c["d"] and
+            "inf" not in c["d"] for c in curves), str(curves))
+        require("samples" not in json.loads(
+            destination.ctl("--json", "list"))["ended"][-1],
+            "a list is short")
+
+
+# ---- metrics ----
+
+def scrape(port, path="/metrics", data=None):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data,
+                                timeout=30) as answer:
+        return answer.read().decode()
+
+
+def metric(text, series):
+    found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
+    require(found, f"{series} is not in {text}")
+    return float(found[1])
+
+
+def check_metrics(text):
+    done = subprocess.run([os.environ["PROMTOOL"], "check", "metrics"],
+                          input=text, text=True, capture_output=True,
+                          check=False, timeout=60)
+    require(not done.returncode and not done.stderr and not done.stdout,
+            done.stdout + done.stderr + text)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@test
+def metrics_of_a_migration():
+    port = free_port()
+    with migration(f"--metrics=127.0.0.1:{port}") as (_, destination, gate,
+                                                      begin):
+        check_metrics(scrape(port))
+        guest = begin('a"b\\c')
+        wait_until(lambda: state(destination) == "active", "active")
+        text = scrape(port)
+        check_metrics(text)
+        identity = destination.sessions()[0]["session"]
+        name = (f'{{session="{identity}",role="destination",'
+                'guest="a\\"b\\\\c"}')
+        require(metric(text, "remapd_session_bytes" + name) == 64 << 20, text)
+        require(0 < metric(text, "remapd_session_left_bytes" + name)
+                <= 64 << 20, text)
+        running = 'remapd_sessions{role="destination",state="active"}'
+        require(metric(text, running) == 1, text)
+        finish(gate, guest)
+        wait_until(lambda: not destination.sessions(), "the session has ended")
+        text = scrape(port)
+        check_metrics(text)
+        require(metric(text, running) == 0 and metric(
+            text, 'remapd_sessions_ended_total{role="destination",'
+                  'state="complete"}') == 1, text)
+        require(sum(metric(text, 'remapd_pages_total{role="destination",'
+                                 f'content="{content}"}}')
+                    for content in ("zero", "data")) >= 16384, text)
+        latency = "remapd_fault_latency_seconds"
+        counts = [float(count) for count in
+                  re.findall(rf"^{latency}_bucket.* (\d+)$", text,
+                             re.MULTILINE)]
+        require(counts == sorted(counts) and
+                counts[-1] == metric(text, f"{latency}_count") > 0 and
+                metric(text, f"{latency}_sum") > 0, text)
+        require(f"{identity}" not in text, "it is gone")
+
+
+@test
+def metrics_answers_nothing_else():
+    port = free_port()
+    with scene() as (_, daemon):
+        one = daemon("one", "--listen=127.0.0.1:0",
+                     f"--metrics=127.0.0.1:{port}")
+        for path, data in (("/", None), ("/metrics", b"x"), ("/status", None)):
+            try:
+                scrape(port, path, data)
+            except urllib.error.HTTPError as error:
+                require(error.code in (404, 405, 413, 501), str(error))
+            else:
+                require(False, f"{path} was answered")
+        # Whoever connects and says nothing, or too much, holds nothing up.
+        with contextlib.ExitStack() as stack:
+            for _ in range(50):
+                mute = socket.create_connection(("127.0.0.1", port))
+                stack.callback(mute.close)
+                with contextlib.suppress(OSError):
+                    mute.sendall(b"GET /metrics HTTP/1.1\r\nX: "
+                                 + b"x" * 8192)
+            check_metrics(scrape(port))
+        one.process.check_alive()
+        error = expect(1, REMAPD, "--config=/dev/null", "--metrics=nowhere",
+                       f"--handoff={one.directory}/h",
+                       f"--control={one.directory}/c", "--listen=127.0.0.1:0")
+        require("ADDRESS:PORT" in error, error)
+
+
+# ---- reloading ----
+
+@test
+def hangup_reloads_the_log_level():
+    with scene() as (_, daemon), tempfile.NamedTemporaryFile("w") as file:
+        one = daemon("one", f"--config={file.name}", "--listen=127.0.0.1:0")
+
+        def reload(text, says):
+            file.seek(0)
+            file.truncate()
+            file.write(text)
+            file.flush()
+            one.process.child.send_signal(signal.SIGHUP)
+            wait_until(lambda: says in one.process.output(), says)
+        reload("log-level = debug\n", "reloaded: log-level is debug")
+        reload("max-sessions = 3\n", "the change of max-sessions waits")
+        reload("nonsense = 3\n", "not reloaded: ")
+        one.ctl("status")
+
+
+# ---- completion ----
+
+def completed(line, directory):
+    """What bash offers at the end of `line`."""
+    script = """
+        . /usr/share/bash-completion/bash_completion
+        . "$1"
+        COMP_LINE=$2 COMP_POINT=${#2}
+        eval "COMP_WORDS=($(sed 's/=/ = /g' <<< "$2"))"
+        [[ $2 == *' ' ]] && COMP_WORDS+=('')
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        compopt() { :; }
+        _remapctl
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", TOP / "completion/remapctl", line],
+        text=True, capture_output=True, check=True, timeout=60, cwd=directory,
+        env={**os.environ, "PATH": f"{BUILD}:{os.environ['PATH']}"})
+    return set(done.stdout.split())
+
+
+@test
+def completion_offers_what_help_names():
+    text = expect(DONE, REMAPCTL, "--help")
+    with scene() as (stack, daemon):
+        one = daemon("one", "--listen=127.0.0.1:0")
+        stack.enter_context(one.qemu("guest"))
+        there = one.directory
+        same("commands", completed("remapctl ", there),
+             set(re.findall(r"^  ([a-z]+) ", text, re.MULTILINE)))
+        same("options", completed("remapctl --", there),
+             set(re.findall(r"^  (--[a-z]+=?)", text, re.MULTILINE)))
+        identity = one.sessions()[0]["session"][:8]
+        for command in ("watch", "cancel"):
+            same("ids", completed(f"remapctl --socket={one.control} {command} ",
+                                  there), {identity})
+        same("files", completed("remapctl report lo", there), {"log"})
 
 
 @test

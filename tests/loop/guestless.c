@@ -411,12 +411,25 @@ static void *touch(void *opaque)
     return NULL;
 }
 
+/* As QEMU does: from the device where there is one, which may be open to users
+ * without privileges. */
+static int open_uffd(int flags)
+{
+    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    int uffd = device >= 0 ? ioctl(device, USERFAULTFD_IOC_NEW, flags)
+                           : (int)syscall(SYS_userfaultfd, flags);
+
+    if (device >= 0)
+        close(device);
+    return uffd;
+}
+
 static int make_uffd(uint64_t *features)
 {
     struct uffdio_api api = {
         .api = UFFD_API,
         .features = UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MINOR_HUGETLBFS};
-    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    int uffd = open_uffd(O_CLOEXEC | O_NONBLOCK);
 
     if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
         fail("userfaultfd");
@@ -454,7 +467,7 @@ static unsigned start_placers(int socket, const struct handoff_welcome *welcome,
                               struct loop_placer *placers)
 {
     struct uffdio_api api = {.api = UFFD_API};
-    int probe = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+    int probe = open_uffd(O_CLOEXEC);
     uint32_t slots = ntohl(welcome->slots);
     unsigned count = ntohl(welcome->placers);
 
