@@ -58,7 +58,7 @@ class Move:
         self.destination.qmp("migrate-incoming", uri=self.uri)
         if self.warm:
             size = self.vm.config.memory
-            self.warmed = [Warm(size)]
+            self.warmed = [Warm(size * 3 // 2)]
             if self.precopy:
                 # What is dirty again comes into new pages, while the host
                 # keeps the old ones for the rest of their huge page.
