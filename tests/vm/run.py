@@ -11,6 +11,7 @@ QEMU_UPSTREAM=PATH           an unpatched one of the same version, as a peer
 import json
 import os
 import pathlib
+import re
 import select
 import signal
 import sys
@@ -202,6 +203,10 @@ def placers_refuse_lies():
         move.wait()
         require_whole(vm, move)
         require(move.engine() == "move", f"engine {move.engine()}")
+        refused = re.findall(r"refused (\d+) commands",
+                             move.destination.process.output())
+        require(refused == len(ends) * [str(len(lies(move.destination)))],
+                f"QEMU counts {refused} refusals of {len(ends)} placers")
 
 
 def move_all(vms):
