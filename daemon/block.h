@@ -17,6 +17,7 @@
 #define BLOCK_MAX_PAGES      (1ull << 34) /* 64 TiB in one session */
 #define BLOCK_MAX_PAGE_BYTES HUGE_BYTES
 #define BLOCK_IDSTR_BYTES    256
+#define BLOCK_NONE           UINT32_MAX /* no block's index */
 
 struct block {
     uint32_t index;

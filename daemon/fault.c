@@ -3,10 +3,11 @@
 
 #include <errno.h>
 #include <linux/userfaultfd.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 
 #include "frame.h"
 #include "log.h"
@@ -27,9 +28,16 @@
 /* Until then nothing is known of the link, and it is taken to be fast. */
 #define FAULT_LEARN_NS 20000000
 
+/* How long a fault at an address that is not known yet is put off. */
+#define FAULT_STRAY_NS 1000000
+
+/* In the poll set beside the indices of faulters. */
+#define FAULT_STOP   UINT32_MAX
+#define FAULT_EVENTS 16
+
 struct fault_reader {
-    const struct place_target *target;
-    const struct block_table *table;
+    struct faulters *faulters;
+    struct stats *stats;
     const enum place_engine *engines; /* by block index */
     struct pagemap *map;
     struct channel *channels[THREAD_MAX_CHANNELS];
@@ -53,7 +61,7 @@ static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
 
     if (elapsed < FAULT_LEARN_NS)
         return UINT32_MAX;
-    return reader->target->stats->data_pages * PAGE_BYTES / (elapsed / 1000);
+    return reader->stats->data_pages * PAGE_BYTES / (elapsed / 1000);
 }
 
 /* What to fetch for a fault in @block: a whole huge page, if the engine can
@@ -61,7 +69,7 @@ static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
 static uint64_t fault_granule(const struct fault_reader *reader,
                               const struct block *block)
 {
-    const struct stats *stats = reader->target->stats;
+    const struct stats *stats = reader->stats;
 
     if (stats->wholes >= FAULT_WHOLE_TRIES &&
         stats->whole_min_ns > FAULT_WHOLE_NS)
@@ -111,32 +119,81 @@ static void fault_ask(struct fault_reader *reader, const struct block *block,
     frame_pack(&frame, &batch->headers[batch->count++]);
 }
 
+static void fault_wake(const struct faulter *faulter, uint64_t hva)
+{
+    struct uffdio_range range = {align_down(hva, PAGE_BYTES), PAGE_BYTES};
+
+    ioctl(faulter->target.uffd, UFFDIO_WAKE, &range);
+}
+
+/* A back end's fault on a page that is there, of which the kernel has something
+ * (@minor) or nothing. Around it there are likely more. What fails is woken,
+ * and faults again: a back end's end is not the session's. */
+static void fault_show(struct fault_reader *reader,
+                       const struct faulter *faulter,
+                       const struct faulter_region *region, uint64_t offset,
+                       bool minor)
+{
+    const struct block *block = &region->block;
+    uint64_t end = offset + block->page_size;
+    uint64_t limit =
+        MIN(align_down(offset, FAULT_WINDOW_BYTES) + FAULT_WINDOW_BYTES,
+            region->offset + region->length);
+
+    if (!minor) {
+        if (place_present(&faulter->target, block, offset, false))
+            place_wake(&faulter->target, block, offset, block->page_size);
+        return;
+    }
+    while (end < limit && (block->index == BLOCK_NONE ||
+                           !pagemap_missing(reader->map, block->first_page +
+                                                             end / PAGE_BYTES)))
+        end += block->page_size;
+    faulter_show(faulter, block, offset, end - offset);
+}
+
 /* One fault: answered at once if the page is there, else put into its
  * channel's batch, unless somebody has asked already. */
-static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
-                      uint64_t now, struct fault_batch *batches, char *error)
+static int fault_take(struct fault_reader *reader,
+                      const struct faulter *faulter, bool qemu,
+                      const struct uffd_msg *msg, uint64_t now,
+                      struct fault_batch *batches, char *error)
 {
+    bool minor = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
     uint64_t hva = msg->arg.pagefault.address;
+    const struct faulter_region *region;
     const struct block *block;
     uint64_t offset, page;
+    int ret;
 
     if (msg->event != UFFD_EVENT_PAGEFAULT) {
         snprintf(error, ERROR_TEXT_BYTES, "unexpected userfaultfd event 0x%x",
                  msg->event);
         return -EPROTO;
     }
-    block = block_table_at(reader->table, hva);
-    if (!block) {
+    region = faulter_region_at(faulter, hva);
+    if (!region && qemu) {
         snprintf(error, ERROR_TEXT_BYTES, "fault outside of all blocks");
         return -EPROTO;
     }
-    atomic_fetch_add(&reader->target->stats->faults, 1);
+    if (!region) {
+        /* Just mapped: QEMU has said so, the main thread has yet to read it.
+         * Woken it faults again. */
+        nanosleep(&(struct timespec){.tv_nsec = FAULT_STRAY_NS}, NULL);
+        fault_wake(faulter, hva);
+        return 0;
+    }
+    atomic_fetch_add(&reader->stats->faults, 1);
+    atomic_fetch_add(&faulter->stats->faults, 1);
+    block = &region->block;
     offset = align_down(hva - block->hva, block->page_size);
     page = block->first_page + offset / PAGE_BYTES;
-    if (!pagemap_missing(reader->map, page)) {
-        bool minor = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
-        int ret = place_present(reader->target, block, offset, minor);
-
+    if (block->index == BLOCK_NONE || !pagemap_missing(reader->map, page)) {
+        if (!qemu) {
+            fault_show(reader, faulter, region, offset, minor);
+            return 0;
+        }
+        ret = place_present(&faulter->target, block, offset, minor);
         if (ret)
             snprintf(error, ERROR_TEXT_BYTES,
                      "answering a fault on block %.80s: %s", block->idstr,
@@ -148,11 +205,13 @@ static int fault_take(struct fault_reader *reader, const struct uffd_msg *msg,
     return 0;
 }
 
-static int fault_serve(struct fault_reader *reader, char *error)
+/* Read and take what has come from @faulter, and ask for what is missing. */
+static int fault_serve(struct fault_reader *reader,
+                       const struct faulter *faulter, bool qemu, char *error)
 {
     struct fault_batch batches[THREAD_MAX_CHANNELS];
     struct uffd_msg msgs[FAULT_BATCH];
-    ssize_t got = read(reader->target->uffd, msgs, sizeof(msgs));
+    ssize_t got = read(faulter->target.uffd, msgs, sizeof(msgs));
     uint64_t now = now_ns();
     int ret;
 
@@ -166,7 +225,7 @@ static int fault_serve(struct fault_reader *reader, char *error)
     for (unsigned i = 0; i < reader->channel_count; i++)
         batches[i].count = 0;
     for (unsigned i = 0; i < (size_t)got / sizeof(*msgs); i++) {
-        ret = fault_take(reader, &msgs[i], now, batches, error);
+        ret = fault_take(reader, faulter, qemu, &msgs[i], now, batches, error);
         if (ret)
             return ret;
     }
@@ -186,47 +245,65 @@ static int fault_serve(struct fault_reader *reader, char *error)
     return 0;
 }
 
+/* Whatever happens on one descriptor. */
+static int fault_heed(struct fault_reader *reader,
+                      const struct epoll_event *event, char *error)
+{
+    struct faulter *faulter = faulter_get(reader->faulters, event->data.u32);
+    bool qemu = event->data.u32 == FAULTER_QEMU;
+    int ret = 0;
+
+    if (!faulter)
+        return 0; /* gone since */
+    if (event->events & EPOLLIN) {
+        ret = fault_serve(reader, faulter, qemu, error);
+    } else if (qemu) {
+        snprintf(error, ERROR_TEXT_BYTES, "the guest's memory is gone");
+        ret = -ESRCH;
+    } else {
+        epoll_ctl(faulters_poll_fd(reader->faulters), EPOLL_CTL_DEL,
+                  faulter->target.uffd, NULL);
+    }
+    faulter_put(faulter);
+    return ret;
+}
+
 static void fault_main(void *opaque)
 {
     struct fault_reader *reader = opaque;
-    struct pollfd fds[] = {{.fd = reader->target->uffd, .events = POLLIN},
-                           {.fd = reader->stop_fd, .events = POLLIN}};
+    struct epoll_event events[FAULT_EVENTS];
     char error[ERROR_TEXT_BYTES];
 
     thread_begin("fault", NULL);
     for (;;) {
-        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+        int count = epoll_wait(faulters_poll_fd(reader->faulters), events,
+                               FAULT_EVENTS, -1);
+
+        if (count < 0 && errno != EINTR)
             abort();
-        if (fds[1].revents)
-            return;
-        if (fds[0].revents & POLLERR) {
-            snprintf(error, sizeof(error),
-                     "the userfaultfd does not work: is it non-blocking?");
-            break;
+        for (int i = 0; i < count; i++) {
+            if (events[i].data.u32 == FAULT_STOP)
+                return;
+            if (fault_heed(reader, &events[i], error)) {
+                thread_status_fail(reader->status, NULL, error);
+                return;
+            }
         }
-        if (fds[0].revents & POLLHUP) {
-            snprintf(error, sizeof(error), "the guest's memory is gone");
-            break;
-        }
-        if (fds[0].revents && fault_serve(reader, error))
-            break;
     }
-    thread_status_fail(reader->status, NULL, error);
 }
 
-int fault_reader_start(struct fault_reader **result,
-                       const struct place_target *target,
-                       const struct block_table *table,
-                       const enum place_engine *engines, struct pagemap *map,
-                       struct channel *const *channels, unsigned count,
-                       struct thread_status *status)
+int fault_reader_start(struct fault_reader **result, struct faulters *faulters,
+                       struct stats *stats, const enum place_engine *engines,
+                       struct pagemap *map, struct channel *const *channels,
+                       unsigned count, struct thread_status *status)
 {
+    struct epoll_event stop = {.events = EPOLLIN, .data.u32 = FAULT_STOP};
     struct fault_reader *reader = xcalloc(1, sizeof(*reader));
     int ret;
 
     *result = NULL;
-    reader->target = target;
-    reader->table = table;
+    reader->faulters = faulters;
+    reader->stats = stats;
     reader->engines = engines;
     reader->map = map;
     memcpy(reader->channels, channels, count * sizeof(*channels));
@@ -234,9 +311,11 @@ int fault_reader_start(struct fault_reader **result,
     reader->status = status;
     reader->started_ns = now_ns();
     reader->stop_fd = eventfd(0, EFD_CLOEXEC);
-    ret = reader->stop_fd < 0
-              ? -errno
-              : thread_start(&reader->thread, status, fault_main, reader);
+    ret =
+        reader->stop_fd < 0 || epoll_ctl(faulters_poll_fd(faulters),
+                                         EPOLL_CTL_ADD, reader->stop_fd, &stop)
+            ? -errno
+            : thread_start(&reader->thread, status, fault_main, reader);
     if (!ret) {
         *result = reader;
         return 0;

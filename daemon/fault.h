@@ -5,6 +5,7 @@
 
 #include "block.h"
 #include "channel.h"
+#include "faulter.h"
 #include "pagemap.h"
 #include "place.h"
 #include "thread.h"
@@ -13,7 +14,8 @@ struct fault_reader;
 
 /**
  * fault_reader_start() - read faults in a thread of their own.
- * @target: whose uffd is read (non-blocking) and who places what is present
+ * @faulters: whose faults are read
+ * @stats: of the session
  * @engines: by block index
  * @channels: urgent ones, @count of them, 1 or more; their sending side is the
  *            reader's alone until fault_reader_stop()
@@ -21,12 +23,10 @@ struct fault_reader;
  *
  * Main thread. Return: 0, or -errno with *@result NULL.
  */
-int fault_reader_start(struct fault_reader **result,
-                       const struct place_target *target,
-                       const struct block_table *table,
-                       const enum place_engine *engines, struct pagemap *map,
-                       struct channel *const *channels, unsigned count,
-                       struct thread_status *status);
+int fault_reader_start(struct fault_reader **result, struct faulters *faulters,
+                       struct stats *stats, const enum place_engine *engines,
+                       struct pagemap *map, struct channel *const *channels,
+                       unsigned count, struct thread_status *status);
 
 /** fault_reader_stop() - have the thread end, without waiting for it. NULL is
  * fine. Main thread. */

@@ -43,6 +43,10 @@ static int body_bytes(uint16_t type)
         return sizeof(struct handoff_attach);
     case HANDOFF_PLACER:
         return sizeof(struct handoff_placer);
+    case HANDOFF_FAULTER:
+        return sizeof(struct handoff_faulter);
+    case HANDOFF_REGION:
+        return sizeof(struct handoff_region);
     case HANDOFF_DETACH:
         return 0;
     default:

@@ -23,6 +23,9 @@ static int copy_data(const struct place_target *target,
     int error = ioctl(target->uffd, UFFDIO_COPY, &copy) ? errno : 0;
 
     *done = copy.copy > 0 ? (uint64_t)copy.copy : 0;
+    if (block->shared && from != zeros)
+        atomic_fetch_add(&target->stats->copied_shared_pages,
+                         *done / PAGE_BYTES);
     return error;
 }
 

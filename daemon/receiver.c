@@ -25,11 +25,12 @@ struct receiver {
     const struct block_table *table;
     const enum place_engine *engines;
     struct placer_pool *placers;
+    struct faulters *faulters;
     struct place_target target;
     struct pagemap map;
     struct receive_thread threads[THREAD_MAX_CHANNELS];
     unsigned count;
-    struct fault_reader *faults;
+    struct fault_reader *fault_reader;
     struct collapser collapser;
     bool collapses; /* an engine places huge pages */
     struct stager stager;
@@ -157,6 +158,22 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
     return ret ? ret : place_runs(thread, frame, zero, NULL);
 }
 
+/* Back ends see only what the page map knows of; see faulters_show(). */
+static void show_pages(struct receive_thread *thread, const struct frame *frame,
+                       const uint64_t *data, const uint64_t *zero)
+{
+    unsigned pages = frame_pages(frame), end;
+    uint64_t all[PAGESET_MASK_WORDS];
+
+    for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
+        all[i] = data[i] | zero[i];
+    for (unsigned run = mask_run(all, pages, 0, &end); run < pages;
+         run = mask_run(all, pages, end, &end))
+        faulters_show(thread->receiver->faulters, frame->block,
+                      frame->offset + run * PAGE_BYTES,
+                      (end - run) * PAGE_BYTES);
+}
+
 static void count_pages(struct receive_thread *thread, unsigned data,
                         unsigned zero, unsigned duplicate)
 {
@@ -237,6 +254,8 @@ static int receive_range(struct receive_thread *thread,
                                  &waited_data_ns);
     placed_zero = pagemap_placed(&receiver->map, first, pages, want_zero,
                                  &waited_zero_ns);
+    if (block->shared)
+        show_pages(thread, frame, want_data, want_zero);
     if (thread->channel.kind == CHANNEL_URGENT && frame->length >= HUGE_BYTES)
         count_whole(receiver, MIN(waited_data_ns, waited_zero_ns));
     count_pages(thread, placed_data, placed_zero,
@@ -322,7 +341,7 @@ static void receive_main(void *opaque)
 }
 
 int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
-                   const enum place_engine *engines,
+                   struct faulters *faulters, const enum place_engine *engines,
                    struct placer_pool *placers)
 {
     uint64_t granules = pagemap_left(&receiver->map) / FRAME_MAX_PAGES;
@@ -331,6 +350,7 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
     int ret;
 
     receiver->target.uffd = uffd;
+    receiver->faulters = faulters;
     receiver->engines = engines;
     receiver->placers = placers;
     for (uint32_t i = 0; i < receiver->table->count; i++)
@@ -351,16 +371,16 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
     }
     if (receiver->collapses)
         collapser_start(&receiver->collapser, pid, true);
-    return fault_reader_start(&receiver->faults, &receiver->target,
-                              receiver->table, engines, &receiver->map, urgent,
-                              urgent_count, &receiver->status);
+    return fault_reader_start(&receiver->fault_reader, faulters,
+                              receiver->target.stats, engines, &receiver->map,
+                              urgent, urgent_count, &receiver->status);
 }
 
 void receiver_stop(struct receiver *receiver)
 {
     thread_status_stop(&receiver->status);
     stager_stop(&receiver->stager);
-    fault_reader_stop(receiver->faults);
+    fault_reader_stop(receiver->fault_reader);
     for (unsigned i = 0; i < receiver->count; i++)
         channel_shutdown(&receiver->threads[i].channel);
 }
@@ -380,7 +400,7 @@ void receiver_free(struct receiver *receiver)
 {
     if (!receiver)
         return;
-    fault_reader_free(receiver->faults);
+    fault_reader_free(receiver->fault_reader);
     for (unsigned i = 0; i < receiver->count; i++) {
         thread_join(&receiver->threads[i].worker);
         channel_fini(&receiver->threads[i].channel);

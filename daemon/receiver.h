@@ -12,6 +12,7 @@
 
 #include "block.h"
 #include "channel.h"
+#include "faulter.h"
 #include "pagemap.h"
 #include "place.h"
 
@@ -43,15 +44,16 @@ int receiver_stage(struct receiver *receiver, uint32_t urgent_slots,
 /** receiver_staged() - is all staging primed? True if there is none. */
 bool receiver_staged(struct receiver *receiver);
 
-/** receiver_start() - serve the faults of @uffd, which stays the caller's.
- * @pid: of the QEMU whose faults they are
+/** receiver_start() - serve the faults of @faulters; QEMU's are among them, and
+ * its pages are placed by @uffd. Both stay the caller's.
+ * @pid: of the QEMU
  * @engines: by block index; read until receiver_free()
  * @placers: one for each channel, in their order, or none; until the end of
  *           the threads
  * Return: 0, or -errno if threads or staging cannot be had; then call
  * receiver_stop(). */
 int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
-                   const enum place_engine *engines,
+                   struct faulters *faulters, const enum place_engine *engines,
                    struct placer_pool *placers);
 
 /** receiver_stop() - have all threads end, without waiting for it; pages stay

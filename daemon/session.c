@@ -441,6 +441,25 @@ static void add_engines(struct json_object *json, const struct session *session)
     json_object_object_add(json, "engine_bytes", list);
 }
 
+static void add_faulters(struct json_object *json, const struct stats *stats)
+{
+    struct json_object *list = json_object_new_array();
+
+    for (unsigned i = 0; i < STATS_MAX_FAULTERS; i++) {
+        const struct stats_faulter *faulter = &stats->faulters[i];
+        struct json_object *entry;
+
+        if (!*faulter->name)
+            continue;
+        entry = json_object_new_object();
+        add_text(entry, "name", faulter->name);
+        add_number(entry, "faults", faulter->faults);
+        add_number(entry, "shown", faulter->shown_pages);
+        json_object_array_add(list, entry);
+    }
+    json_object_object_add(json, "faulters", list);
+}
+
 static double seconds(uint64_t from_ns, uint64_t to_ns)
 {
     return from_ns && to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
@@ -478,10 +497,12 @@ struct json_object *session_json(const struct session *session)
     add_number(huge, "whole", stats->huge_pages);
     add_number(huge, "pieces", stats->pieces);
     json_object_object_add(json, "huge_pages", huge);
+    add_number(pages, "copied_shared", stats->copied_shared_pages);
     json_object_object_add(json, "pages", pages);
     add_number(json, "bytes_on_wire", session->wire_bytes);
     add_number(json, "map_bytes", session->map_bytes);
     add_number(json, "faults", stats->faults);
+    add_faulters(json, stats);
     add_number(latency, "p50", histogram_quantile(&stats->latency, 0.5) / 1000);
     add_number(latency, "p99",
                histogram_quantile(&stats->latency, 0.99) / 1000);

@@ -45,6 +45,13 @@ struct session_destination {
     struct block_table qemu_table; /* what QEMU hands over; see ATTACH */
     enum place_engine *engines;    /* by block index */
     struct receiver *receiver;     /* once prepared */
+    struct faulters *faulters;     /* once attached */
+    struct {                       /* FAULTER, until its last REGION is here */
+        struct handoff_faulter message;
+        int uffd;
+        struct faulter_region *regions;
+        uint32_t count;
+    } arriving;
     int uffd;
     uint64_t uffd_features;
     uint64_t prepare_ns; /* when the source asked */
@@ -139,7 +146,7 @@ static void destination_init(struct session *session,
     struct handoff_welcome welcome = {0};
 
     session->destination = destination;
-    destination->uffd = -1;
+    destination->uffd = destination->arriving.uffd = -1;
     for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++)
         destination->channel_fds[i] = -1;
     if (getrandom(destination->secret, sizeof(destination->secret), 0) < 0 ||
@@ -481,8 +488,8 @@ static void start_if_ready(struct session *session)
                 (unsigned long long)constant,
                 (unsigned long long)channel_total(session) * FRAME_MAX_BYTES);
     ret = receiver_start(destination->receiver, destination->uffd,
-                         handoff_pid(session->handoff), destination->engines,
-                         &destination->placers);
+                         handoff_pid(session->handoff), destination->faulters,
+                         destination->engines, &destination->placers);
     if (ret) {
         session_pause(session, "starting threads: %s", strerror(-ret));
         return;
@@ -528,6 +535,11 @@ static void on_attach(struct session *session,
         session_lost(session, error);
         return;
     }
+    destination->faulters = faulters_new(&session->stats);
+    if (faulters_set_qemu(destination->faulters, *fd, table)) {
+        session_lost(session, "there are too many open files");
+        return;
+    }
     destination->uffd = *fd;
     *fd = -1;
     destination->uffd_features =
@@ -544,6 +556,88 @@ static void on_attach(struct session *session,
     }
     handoff_send(session->handoff, HANDOFF_ATTACHED, NULL, 0);
     start_if_ready(session);
+}
+
+/* ---- vhost-user back ends ---- */
+
+static void forget_arriving(struct session_destination *destination)
+{
+    if (destination->arriving.uffd >= 0)
+        close(destination->arriving.uffd);
+    destination->arriving.uffd = -1;
+    free(destination->arriving.regions);
+    destination->arriving.regions = NULL;
+    destination->arriving.count = 0;
+}
+
+/* All that QEMU has to say of a back end is here. */
+static void set_faulter(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+    const struct handoff_faulter *message = &destination->arriving.message;
+    uint32_t count = destination->arriving.count;
+    int ret = faulters_set(destination->faulters, be32toh(message->index),
+                           message->name, destination->arriving.uffd,
+                           destination->arriving.regions, count);
+
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
+                "back end %s %s, %u regions", message->name,
+                count ? "takes part" : "has gone", count);
+    forget_arriving(destination);
+    if (ret)
+        session_lost(session, "a back end's userfaultfd cannot be polled");
+}
+
+static void on_faulter(struct session *session,
+                       const struct handoff_faulter *message, int *fd)
+{
+    struct session_destination *destination = session->destination;
+    uint32_t index = be32toh(message->index);
+    uint32_t regions = be32toh(message->regions);
+    char error[ERROR_TEXT_BYTES];
+
+    if (destination->uffd < 0 || destination->arriving.regions || !index ||
+        index >= HANDOFF_MAX_FAULTERS || regions > HANDOFF_MAX_REGIONS ||
+        !memchr(message->name, 0, sizeof(message->name)) || !*message->name) {
+        session_lost(session, "QEMU hands over a back end out of turn");
+        return;
+    }
+    if (regions && probe_uffd(*fd, error)) {
+        session_lost(session, error);
+        return;
+    }
+    destination->arriving.message = *message;
+    if (!regions) {
+        set_faulter(session);
+        return;
+    }
+    destination->arriving.uffd = *fd;
+    *fd = -1;
+    destination->arriving.regions =
+        xcalloc(regions, sizeof(*destination->arriving.regions));
+}
+
+static void on_region(struct session *session,
+                      const struct handoff_region *message)
+{
+    struct session_destination *destination = session->destination;
+    char error[ERROR_TEXT_BYTES];
+
+    if (!destination->arriving.regions ||
+        message->faulter != destination->arriving.message.index) {
+        session_lost(session, "QEMU hands over a region out of turn");
+        return;
+    }
+    if (faulter_region_parse(
+            &session->table, message,
+            &destination->arriving.regions[destination->arriving.count],
+            error)) {
+        session_lost(session, error);
+        return;
+    }
+    if (++destination->arriving.count ==
+        be32toh(destination->arriving.message.regions))
+        set_faulter(session);
 }
 
 /* ---- while pages move ---- */
@@ -602,6 +696,8 @@ static void detach_if_ended(struct session *session)
         return;
     close(destination->uffd);
     destination->uffd = -1;
+    faulters_free(destination->faulters);
+    destination->faulters = NULL;
     handoff_send(session->handoff, HANDOFF_DETACHED, NULL, 0);
     if (session->state == SESSION_COMPLETE)
         receiver_collapse(destination->receiver, handoff_pid(session->handoff));
@@ -677,6 +773,12 @@ static void handoff_message(void *owner, enum handoff_type type,
     case HANDOFF_PLACER:
         on_placer(session, body, fd);
         break;
+    case HANDOFF_FAULTER:
+        on_faulter(session, body, fd);
+        break;
+    case HANDOFF_REGION:
+        on_region(session, body);
+        break;
     case HANDOFF_DETACH:
         on_detach(session);
         break;
@@ -722,6 +824,8 @@ static void destination_fini(struct session *session)
     struct session_destination *destination = session->destination;
 
     receiver_free(destination->receiver);
+    faulters_free(destination->faulters);
+    forget_arriving(destination);
     for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++) {
         if (destination->channel_fds[i] >= 0)
             close(destination->channel_fds[i]);

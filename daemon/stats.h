@@ -22,6 +22,15 @@ struct histogram {
     _Atomic uint64_t recent_max_ns; /* since somebody set it to 0 */
 };
 
+/* Who faults; see faulter.h. The name is written by the main thread, before
+ * the first figure. */
+#define STATS_MAX_FAULTERS 64
+
+struct stats_faulter {
+    char name[64];                        /* empty: nobody ever */
+    _Atomic uint64_t faults, shown_pages; /* shown: mapped for a back end */
+};
+
 struct stats {
     _Atomic uint64_t zero_pages, data_pages;   /* placed, or sent */
     _Atomic uint64_t urgent_pages, bulk_pages; /* by the channel they came on */
@@ -30,7 +39,9 @@ struct stats {
     _Atomic uint64_t fallback_pages; /* copied, the engine could not */
     _Atomic uint64_t huge_pages;     /* of 2 MiB, placed in one piece */
     _Atomic uint64_t pieces;         /* that came in pieces; see collapse.h */
+    _Atomic uint64_t copied_shared_pages; /* shared, yet out of staging */
     _Atomic uint64_t faults;
+    struct stats_faulter faulters[STATS_MAX_FAULTERS];
     struct histogram latency; /* of faults: read from the uffd to placed */
     /* Huge pages that were fetched whole for a fault, and the shortest time
      * that took: what the link can do when nothing else is in the way. */

@@ -21,6 +21,9 @@
 #define HANDOFF_TICKET_MAX_BYTES 384
 #define HANDOFF_TEXT_MAX_BYTES 1024
 #define HANDOFF_MAX_BLOCKS 1024
+#define HANDOFF_NO_BLOCK UINT32_MAX
+#define HANDOFF_MAX_FAULTERS 64
+#define HANDOFF_MAX_REGIONS 512 /* of one faulter */
 
 enum handoff_type {
     /* QEMU to remapd */
@@ -35,6 +38,10 @@ enum handoff_type {
     HANDOFF_PLACER = 8,     /* struct handoff_placer, fd: a placer's socket;
                                destination, after WELCOME, up to as many as
                                that asked for. See placer.h */
+    HANDOFF_FAULTER = 9,    /* struct handoff_faulter, fd: its userfaultfd, if
+                               it has regions; destination, after ATTACHED */
+    HANDOFF_REGION = 10,    /* struct handoff_region: after FAULTER, as many as
+                               that said */
 
     /* remapd to QEMU */
     HANDOFF_WELCOME = 32,   /* struct handoff_welcome: answers HELLO */
@@ -115,6 +122,25 @@ struct handoff_attach {
     uint64_t uffd_features; /* as UFFDIO_API granted them */
 } __attribute__((packed));
 
+/* Another process that faults on the guest's shared memory: a vhost-user back
+ * end. Says all there is to say of it, in place of what was said before. */
+struct handoff_faulter {
+    uint32_t index;   /* 1 to HANDOFF_MAX_FAULTERS - 1; 0 is QEMU itself */
+    uint32_t regions; /* 0: it is gone, or accesses nothing */
+    char name[64];    /* always the same for one index */
+} __attribute__((packed));
+
+/* Where it has mapped a part of a block; for missing and minor faults. */
+struct handoff_region {
+    uint32_t faulter;
+    uint32_t block;  /* its index; HANDOFF_NO_BLOCK: added since ATTACH, here
+                        alone */
+    uint64_t offset; /* bytes into the block; as length, whole pages of it */
+    uint64_t length;
+    uint64_t page_size;
+    uint64_t base; /* in the faulter's address space */
+} __attribute__((packed));
+
 struct handoff_progress {
     uint64_t pages_left;    /* not yet placed at the destination */
     uint64_t bytes_on_wire; /* sent by this host so far */
@@ -129,6 +155,8 @@ _Static_assert(sizeof(struct handoff_ticket) == 386, "handoff_ticket");
 _Static_assert(sizeof(struct handoff_block) == 296, "handoff_block");
 _Static_assert(sizeof(struct handoff_prepare) == 4, "handoff_prepare");
 _Static_assert(sizeof(struct handoff_attach) == 12, "handoff_attach");
+_Static_assert(sizeof(struct handoff_faulter) == 72, "handoff_faulter");
+_Static_assert(sizeof(struct handoff_region) == 40, "handoff_region");
 _Static_assert(sizeof(struct handoff_progress) == 24, "handoff_progress");
 
 #endif

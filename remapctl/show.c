@@ -264,6 +264,7 @@ static void report_pages(const struct json_object *session)
         {"duplicate", "arrived twice, dropped"},
         {"present", "the guest had already"},
         {"fallback", "copied, could not be moved"},
+        {"copied_shared", "of shared memory, copied"},
         {"left", "not placed"},
     };
     long long total = (long long)show_number(session, "pages.total");
@@ -276,6 +277,21 @@ static void report_pages(const struct json_object *session)
         snprintf(path, sizeof(path), "pages.%s", rows[i].name);
         printf("  %10lld  %s\n", (long long)show_number(session, path),
                rows[i].text);
+    }
+}
+
+/* Only where others than QEMU fault, too. */
+static void report_faulters(const struct json_object *session)
+{
+    const struct json_object *list = member(session, "faulters");
+    size_t count = list ? json_object_array_length(list) : 0;
+
+    for (size_t i = 0; i < count && count > 1; i++) {
+        const struct json_object *entry = json_object_array_get_idx(list, i);
+        char text[64];
+
+        printf("  %10lld  of %s\n", (long long)show_number(entry, "faults"),
+               cell(show_text(entry, "name"), text, sizeof(text)));
     }
 }
 
@@ -307,6 +323,7 @@ void show_report(const struct json_object *session)
            (double)show_number(session, "bytes_on_wire") / MIB);
     report_pages(session);
     printf("faults         %lld\n", (long long)show_number(session, "faults"));
+    report_faulters(session);
     if (show_number(session, "fault_latency_us.count"))
         printf("  answered in  p50 %s, p99 %s, longest %s\n",
                microseconds(show_number(session, "fault_latency_us.p50"), p50,

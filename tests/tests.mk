@@ -8,6 +8,7 @@
 #   check-face          remapctl, --help and the manual pages
 #   check-asan, -tsan   those but for check-platform, with sanitizers
 #   check-vm            whole VMs, on the patched QEMU
+#   check-vhost         VMs with vhost-user devices
 #   check-libvirt       domains that move between two libvirtd
 #   qemu-qtest          QEMU's own tests of post-copy, without a pager
 # make check-kernel     the patched kernel in VMs; on its own, for the daemon
@@ -80,6 +81,7 @@ check:
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
 	tests/lib/suite vm $(MAKE) --no-print-directory check-vm || failed=1; \
+	tests/lib/suite vhost $(MAKE) --no-print-directory check-vhost || failed=1; \
 	tests/lib/suite libvirt $(MAKE) --no-print-directory check-libvirt || failed=1; \
 	tests/lib/suite qtest $(MAKE) --no-print-directory qemu-qtest || failed=1; \
 	exit $$failed

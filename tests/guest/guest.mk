@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# The two guests: Debian's kernel with an initramfs of one program, and the
-# same program on bare metal. Kernel and busybox come out of Debian's packages
+# The two guests: Debian's kernel with an initramfs of our programs, and one of
+# them on bare metal. Kernel, modules and busybox come out of Debian's packages
 # and are not installed on the host.
 
 GUEST_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/remapd/guest
 GUEST_SOURCES := tests/guest/work.c tests/guest/work.h
 GUEST_CFLAGS := -std=gnu17 -O2 -Wall -Wextra -Werror
+
+# In the order of loading.
+GUEST_MODULES := virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev \
+	virtio_pci virtio_blk failover net_failover virtio_net
 
 GUESTS := build/guest/vmlinuz build/guest/initramfs build/guest/tiny.elf
 
@@ -14,13 +18,17 @@ GUESTS := build/guest/vmlinuz build/guest/initramfs build/guest/tiny.elf
 guest: $(GUESTS)
 
 # Debian's packages move on: what is in the cache stays until it is removed.
-$(GUEST_CACHE)/vmlinuz:
+$(GUEST_CACHE)/vmlinuz $(GUEST_CACHE)/modules/order &:
 	@mkdir -p $(GUEST_CACHE)
 	cd $(GUEST_CACHE) && package=$$(apt-cache depends linux-image-cloud-amd64 | \
 	    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p') && \
 	    rm -rf linux* && apt-get -q -o APT::Sandbox::User=root download $$package && \
 	    dpkg -x $$package*.deb linux && rm $$package*.deb && \
-	    cp linux/boot/vmlinuz-* $@ && rm -r linux
+	    mkdir -p modules && for module in $(GUEST_MODULES); do \
+	        find linux/lib/modules -name $$module.ko -exec cp {} modules \; && \
+	        [ -e modules/$$module.ko ] || exit 1; done && \
+	    cp linux/boot/vmlinuz-* vmlinuz && rm -r linux && \
+	    printf '%s.ko\n' $(GUEST_MODULES) >modules/order
 
 $(GUEST_CACHE)/busybox:
 	@mkdir -p $(GUEST_CACHE)
@@ -37,10 +45,18 @@ build/guest/work: tests/guest/linux.c $(GUEST_SOURCES)
 	@mkdir -p $(@D)
 	$(CC) $(GUEST_CFLAGS) -static -pthread -o $@ $(filter %.c,$^)
 
-build/guest/initramfs: build/guest/work tests/guest/init $(GUEST_CACHE)/busybox
+build/guest/disk build/guest/net: build/guest/%: tests/guest/%.c
+	@mkdir -p $(@D)
+	$(CC) $(GUEST_CFLAGS) -static -o $@ $<
+
+GUEST_PROGRAMS := build/guest/work build/guest/disk build/guest/net
+
+build/guest/initramfs: $(GUEST_PROGRAMS) tests/guest/init \
+    $(GUEST_CACHE)/busybox $(GUEST_CACHE)/modules/order
 	rm -rf $@.d
 	mkdir -p $@.d/bin $@.d/dev $@.d/proc $@.d/sys
-	cp $(GUEST_CACHE)/busybox build/guest/work $@.d/bin
+	cp $(GUEST_CACHE)/busybox $(GUEST_PROGRAMS) $@.d/bin
+	cp -r $(GUEST_CACHE)/modules $@.d
 	cp tests/guest/init $@.d/init
 	chmod 755 $@.d/init $@.d/bin/*
 	cd $@.d && find . | cpio --quiet -o -H newc -R 0:0 >../$(@F)

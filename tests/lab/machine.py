@@ -11,6 +11,7 @@ from .basics import TOP, Failed, Process, Refused, run, wait_until
 from .guest import GUESTS, MARKER
 from .memory import BACKENDS, huge_bytes, huge_granules, thp_of
 from .qmp import Qmp
+from .vhost import BackEnd
 
 ACCELERATORS = {"tcg": ["-accel", "tcg,thread=multi"],
                 "kvm": ["-accel", "kvm", "-cpu", "host"]}
@@ -55,7 +56,7 @@ class Config:
     """What a VM is, on whichever host it runs."""
 
     def __init__(self, name, guest="linux", vcpus=1, memory=1 << 30,
-                 backend="thp", accel="tcg", options=None):
+                 backend="thp", accel="tcg", options=None, devices=()):
         if accel not in ACCELERATORS:
             raise Refused(f"ACCEL={accel}: allowed are "
                           f"{', '.join(ACCELERATORS)}")
@@ -68,10 +69,12 @@ class Config:
         self.backend = backend
         self.accel = accel
         self.options = options or {}
+        self.devices = devices
 
     def command(self, qemu):
         append = " ".join(f"remapd.{key}={value}"
                           for key, value in self.options.items())
+        append += "".join(f" remapd.{device.word}" for device in self.devices)
         if self.guest == "linux":
             append = "console=ttyS0 quiet panic=-1 " + append
         return [
@@ -107,6 +110,11 @@ class Machine:
             command += ["-incoming", "defer"]
         if stopped:
             command += ["-S"]
+        self.back_ends = {
+            device.word: BackEnd(host, device, pathlib.Path(qemu).parent, place)
+            for device in config.devices}
+        for back_end in self.back_ends.values():
+            command += back_end.arguments
         with thp_of(config.backend):
             self.process = host.spawn(command, place.name)
         self.pid = self.process.pid
@@ -141,6 +149,8 @@ class Machine:
 
     def close(self):
         self.process.close()
+        for back_end in self.back_ends.values():
+            back_end.close()
 
     def huge_granules(self):
         """By number: those with memory, those that are the page of zeros."""

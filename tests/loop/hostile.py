@@ -710,10 +710,12 @@ def qemu_hands_over_descriptors_that_nobody_wants():
 
 BODIES = {HELLO: HELLO_BODY, TICKET: bytes(386), BLOCK: bytes(296),
           PREPARE: struct.pack(">I", 1), SWITCHOVER: struct.pack(">I", 1),
-          ATTACH: struct.pack(">IQ", 1, 0), DETACH: b"", PLACER: bytes(16)}
+          ATTACH: struct.pack(">IQ", 1, 0), DETACH: b"", PLACER: bytes(16),
+          FAULTER: struct.pack(">II64s", 1, 1, b"late"),
+          REGION: struct.pack(">IIQQQQ", 1, 0, 0, PAGE, PAGE, PAGE)}
 KINDS = {"hello": HELLO, "ticket": TICKET, "block": BLOCK, "prepare": PREPARE,
          "switchover": SWITCHOVER, "attach": ATTACH, "detach": DETACH,
-         "placer": PLACER}
+         "placer": PLACER, "faulter": FAULTER, "region": REGION}
 SOURCE_STATES = (None, "joining", "joined", "preparing", "prepared",
                  "switched", "active")
 DESTINATION_STATES = (None, "hello", "joined", "prepared", "attached",

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs tests, one function each, and prints TAP."""
 
+import os
 import sys
 import time
 import traceback
 
 from lab import Failed, Refused
+from lab.basics import stop_on_signals
+from lab.machine import check_accelerator
 
+ACCEL = os.environ.get("ACCEL", "tcg")
 TESTS = []
 
 
@@ -72,3 +76,16 @@ def run(patterns):
         sys.stdout.flush()
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     return 1 if counts["failed"] else 0
+
+
+def main(text):
+    """The whole of a program of tests that `text` describes."""
+    stop_on_signals()
+    if any(word in ("-h", "--help") for word in sys.argv):
+        print(text)
+        sys.exit(0)
+    reason = check_accelerator(ACCEL)
+    if reason:
+        print(f"1..0 # SKIP ACCEL={ACCEL} runs no guest here: {reason}")
+        sys.exit(0)
+    sys.exit(run(sys.argv[1:]))

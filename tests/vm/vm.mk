@@ -4,7 +4,7 @@
 
 include tests/guest/guest.mk
 
-.PHONY: demo check-vm
+.PHONY: demo check-vm check-vhost
 
 # The packages first: what the others of these targets build needs them.
 demo:
@@ -13,7 +13,7 @@ demo:
 	$(MAKE) --no-print-directory all qemu guest
 	demo/demo.py
 
-check-vm:
+check-vm check-vhost:
 	tools/deps check
 	$(MAKE) --no-print-directory all qemu guest
-	tests/vm/run.py $(TESTS)
+	tests/vm/$(if $(filter check-vm,$@),run,vhost).py $(TESTS)
