@@ -5,6 +5,7 @@
 # make check      all tests
 # make bench      measure against QEMU's own post-copy and UFFDIO_COPY
 # make install    into DESTDIR, with units, manual pages and completion
+# make deb        Debian packages of it and of the patched QEMU, in build/deb
 # make lint       clang-format and cppcheck; make format mends the former
 
 BUILD ?= build
@@ -26,7 +27,8 @@ REMAPCTL_OBJECTS = $(patsubst remapctl/%.c,$(BUILD)/remapctl-%.o,$(sort $(wildca
 all: $(BUILD)/remapd $(BUILD)/remapctl
 
 -include $(wildcard qemu-patches/qemu.mk kernel-patches/kernel.mk bench/bench.mk)
--include $(wildcard tests/tests.mk tests/face/face.mk tests/vm/vm.mk tests/kernel/kernel.mk tests/libvirt/libvirt.mk)
+-include $(wildcard tests/tests.mk tests/face/face.mk tests/vm/vm.mk tests/kernel/kernel.mk tests/libvirt/libvirt.mk \
+	tests/system/system.mk)
 
 $(BUILD)/control.pb-c.c: proto/control.proto
 	@mkdir -p $(@D)
@@ -83,7 +85,7 @@ UNITDIR ?= $(PREFIX)/lib/systemd/system
 MANUALS = $(wildcard docs/*.[1-8] kernel-patches/*.[1-8]*)
 put = install -D -m 644 $(1) $(DESTDIR)$(2)
 
-.PHONY: install
+.PHONY: install deb
 install: all
 	install -D -m 755 $(BUILD)/remapd $(DESTDIR)$(PREFIX)/sbin/remapd
 	install -D -m 755 $(BUILD)/remapctl $(DESTDIR)$(PREFIX)/bin/remapctl
@@ -99,3 +101,27 @@ install: all
 	set -e; $(foreach file,$(wildcard libvirt/apparmor/*),$(call put,$(file),/etc/apparmor.d/remapd.d/$(notdir $(file)));)
 	$(call put,systemd/remapd.conf,/etc/remapd/remapd.conf)
 	$(call put,completion/remapctl,$(PREFIX)/share/bash-completion/completions/remapctl)
+
+# In a copy of the tree, since debhelper leaves its files beside the sources.
+VERSION = $(shell sed -n 's/.*REMAPD_VERSION "\(.*\)"/\1/p' daemon/version.h)
+DEB_TREE = build/deb/remapd-$(VERSION)
+
+DEB = build/deb/remapd_$(VERSION)_amd64.deb
+DEB_SOURCES = Makefile $(wildcard $(addsuffix /*,completion daemon debian \
+	debian/source docs kernel-patches libvirt libvirt/apparmor proto \
+	qemu-patches remapctl systemd))
+
+deb: $(DEB)
+	@ls -sh build/deb/*.deb
+
+$(DEB): $(DEB_SOURCES)
+	tools/deps deb
+	qemu-patches/tree package build/deb/qemu-system-x86_64
+	rm -rf $(DEB_TREE) build/deb/*.deb
+	mkdir -p $(DEB_TREE)
+	tar -c --exclude=./build --exclude=./.git . | tar -x -C $(DEB_TREE)
+	cd $(DEB_TREE) && DEB_BUILD_OPTIONS=noautodbgsym \
+	    QEMU_PACKAGE=$(abspath build/deb/qemu-system-x86_64) \
+	    dpkg-buildpackage -b -us -uc -d >../log 2>&1 || \
+	    { tail -20 ../log; exit 1; }
+	rm -rf $(DEB_TREE)

@@ -21,6 +21,8 @@ from lab.machine import check_accelerator
 from lab.memory import check_backend
 
 REPORT = TOP / "build/demo/report.json"
+INSTALLED = {"REMAPD": "/usr/sbin/remapd",
+             "QEMU": "/usr/lib/remapd/qemu-system-x86_64"}
 COMPARED = {
     "postcopy_seconds": "time to drain, s",
     "guest_longest_stall_ms": "guest's longest stall, ms",
@@ -35,6 +37,15 @@ def knob(name, default, allowed=None):
     if allowed and value not in allowed:
         raise Refused(f"{name}={value}: allowed are {', '.join(allowed)}")
     return value
+
+
+def use_installed():
+    """The packages' files instead of what the tree has built."""
+    for name, path in INSTALLED.items():
+        if not os.access(path, os.X_OK):
+            raise Refused(f"INSTALLED=1: {path} is not there: install the "
+                          "packages of `make deb`")
+        os.environ[name] = path
 
 
 class Knobs:
@@ -62,6 +73,8 @@ class Knobs:
         parse_link(self.link)
         self.compare = knob("COMPARE", "0", ("0", "1")) == "1"
         self.accel = knob("ACCEL", "tcg", ("tcg", "kvm"))
+        if knob("INSTALLED", "0", ("0", "1")) == "1":
+            use_installed()
 
     def __str__(self):
         return (f"{self.vcpus} vCPU, MEMORY={self.memory}, "

@@ -156,8 +156,8 @@ static void chart_axes(const struct chart *chart, double max, double seconds)
         double at = chart->logarithmic ? max * pow(10, i - 3) : max * i / 3;
 
         printf("<path class=\"axis\" d=\"M%g %gh-4\"/>"
-               "<text x=\"%g\" y=\"%g\" text-anchor=\"end\">%.3g</text>\n",
-               LEFT, y, LEFT - 8, y + 4, at);
+               "<text x=\"%g\" y=\"%g\" text-anchor=\"end\">%.*f</text>\n",
+               LEFT, y, LEFT - 8, y + 4, at < 10 ? 2 : at < 100, at);
         printf("<text x=\"%g\" y=\"%g\" text-anchor=\"%s\">%.3g s</text>\n",
                LEFT + (RIGHT - LEFT) * i / 3, BOTTOM + 18,
                i == 3 ? "end" : "middle", seconds * i / 3);

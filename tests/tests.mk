@@ -10,6 +10,8 @@
 #   check-vm            whole VMs, on the patched QEMU
 #   check-vhost         VMs with vhost-user devices
 #   check-libvirt       domains that move between two libvirtd
+#   check-deb           the packages, in a clean Debian
+#   check-systemd       the units, under a real systemd in a VM
 #   qemu-qtest          QEMU's own tests of post-copy, without a pager
 # make check-kernel     the patched kernel in VMs; on its own, for the daemon
 #                       does not use it yet and it builds two kernels
@@ -83,5 +85,9 @@ check:
 	tests/lib/suite vm $(MAKE) --no-print-directory check-vm || failed=1; \
 	tests/lib/suite vhost $(MAKE) --no-print-directory check-vhost || failed=1; \
 	tests/lib/suite libvirt $(MAKE) --no-print-directory check-libvirt || failed=1; \
+	for suite in deb systemd; do \
+	    tests/lib/suite $$suite $(MAKE) --no-print-directory check-$$suite || \
+	        failed=1; \
+	done; \
 	tests/lib/suite qtest $(MAKE) --no-print-directory qemu-qtest || failed=1; \
 	exit $$failed

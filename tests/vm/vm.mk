@@ -10,7 +10,7 @@ include tests/guest/guest.mk
 demo:
 	tools/deps demo
 	demo/demo.py --check
-	$(MAKE) --no-print-directory all qemu guest
+	$(MAKE) --no-print-directory guest $(if $(filter 1,$(INSTALLED)),,all qemu)
 	demo/demo.py
 
 check-vm check-vhost:
