@@ -72,3 +72,22 @@ build/guest/tiny.elf: tests/guest/tiny.c tests/guest/boot.S tests/guest/tiny.ld 
 	    -T tests/guest/tiny.ld -o $@.64 $(filter %.c %.S,$^)
 	objcopy -O elf32-i386 $@.64 $@
 	rm $@.64
+
+# memcached, with the libraries that it names, to be put behind the initramfs.
+$(GUEST_CACHE)/memcached.cpio:
+	@mkdir -p $(GUEST_CACHE)
+	cd $(GUEST_CACHE) && rm -rf memcached && mkdir memcached && cd memcached && \
+	    apt-get -q -o APT::Sandbox::User=root download memcached \
+	        $$(apt-cache depends memcached | sed -n 's/^ *Depends: \(lib\)/\1/p') && \
+	    for package in *.deb; do dpkg -x $$package root || exit 1; done && \
+	    libraries=$$(LD_LIBRARY_PATH=$$(echo root/usr/lib/*-linux-gnu) \
+	        ldd root/usr/bin/memcached | \
+	        sed -n 's/.* => \(.*\) (.*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*ld-[^ ]*\) (.*/\1/p') && \
+	    mkdir -p files/bin files/lib files/lib64 && \
+	    cp root/usr/bin/memcached files/bin && \
+	    cp -L $$libraries files/lib && mv files/lib/ld-* files/lib64 && \
+	    cd files && find . | cpio --quiet -o -H newc -R 0:0 >$@
+	rm -r $(GUEST_CACHE)/memcached
+
+build/guest/initramfs-memcached: build/guest/initramfs $(GUEST_CACHE)/memcached.cpio
+	cat $^ >$@
