@@ -2,7 +2,7 @@
 #
 # make bench              all measurements, about 30 minutes
 # make bench QUICK=1      the same with fewer rounds, under 5
-# make bench ONLY="placement floor moves scale"   only these
+# make bench ONLY="placement floor moves service scale"   only these
 # make bench-publish      what the last run found, into docs/benchmark
 
 BENCH_OPTIONS = $(if $(filter 1,$(QUICK)),--quick) $(if $(ONLY),--only $(ONLY))
@@ -14,7 +14,8 @@ $(BUILD)/bench/placement: bench/placement.c
 
 bench:
 	tools/deps bench
-	$(MAKE) --no-print-directory all qemu guest $(BUILD)/bench/placement \
+	$(MAKE) --no-print-directory all qemu guest \
+	    build/guest/initramfs-memcached $(BUILD)/bench/placement \
 	    $(TEST_PROGRAMS)
 	/usr/bin/python3 bench/bench.py $(BENCH_OPTIONS)
 

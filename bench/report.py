@@ -139,6 +139,24 @@ def floor_text(section):
          for link, rows in by(section["rows"], "link").items()])
 
 
+def service_text(section):
+    carriers = by(section["rows"], "carrier")
+    figures = (("before: p50, ms", "client_p50_ms_before", "{:.1f}"),
+               ("p50, ms", "client_p50_ms", "{:.1f}"),
+               ("p99, ms", "client_p99_ms", "{:.0f}"),
+               ("longest gap, ms", "client_longest_gap_ms", "{:.0f}"),
+               ("answers", "client_answers_in_two_seconds", "{:,.0f}"),
+               ("time to drain, s", "postcopy_seconds", "{:.2f}"))
+    return ["## memcached in the guest", "",
+            "A client outside asks for one random value of 64 KiB after the "
+            "other on one connection, which lives on; its answers in the two "
+            "seconds from the switchover on.", "", *table(
+                ["", *(NAMES[name] for name in carriers)],
+                [[name, *(cell([row[key] for row in rows], form)
+                          for rows in carriers.values())]
+                 for name, key, form in figures])]
+
+
 def nanoseconds_a_page(row, key="seconds"):
     return 1e9 * row[key] / row["pages"]
 
@@ -267,6 +285,7 @@ def plot_placement(section, output):
 
 SECTIONS = {"moves": (moves_text, (("work", plot_work), ("moves", plot_moves))),
             "placement": (placement_text, (("placement", plot_placement),)),
+            "service": (service_text, ()),
             "floor": (floor_text, ()), "scale": (scale_text, ())}
 
 

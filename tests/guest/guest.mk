@@ -83,7 +83,8 @@ $(GUEST_CACHE)/memcached.cpio:
 	    libraries=$$(LD_LIBRARY_PATH=$$(echo root/usr/lib/*-linux-gnu) \
 	        ldd root/usr/bin/memcached | \
 	        sed -n 's/.* => \(.*\) (.*/\1/p; s/^[[:space:]]*\(\/lib[^ ]*ld-[^ ]*\) (.*/\1/p') && \
-	    mkdir -p files/bin files/lib files/lib64 && \
+	    mkdir -p files/bin files/etc files/lib files/lib64 && \
+	    echo root:x:0:0::/:/bin/sh >files/etc/passwd && \
 	    cp root/usr/bin/memcached files/bin && \
 	    cp -L $$libraries files/lib && mv files/lib/ld-* files/lib64 && \
 	    cd files && find . | cpio --quiet -o -H newc -R 0:0 >$@

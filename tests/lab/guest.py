@@ -16,6 +16,8 @@ MARKER = "REMAPD-GUEST "
 GUESTS = {
     "linux": ["-kernel", BUILD / "guest/vmlinuz", "-initrd",
               BUILD / "guest/initramfs"],
+    "memcached": ["-kernel", BUILD / "guest/vmlinuz", "-initrd",
+                  BUILD / "guest/initramfs-memcached"],
     "tiny": ["-kernel", BUILD / "guest/tiny.elf"],
 }
 

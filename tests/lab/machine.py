@@ -56,7 +56,8 @@ class Config:
     """What a VM is, on whichever host it runs."""
 
     def __init__(self, name, guest="linux", vcpus=1, memory=1 << 30,
-                 backend="thp", accel="tcg", options=None, devices=()):
+                 backend="thp", accel="tcg", options=None, devices=(),
+                 arguments=()):
         if accel not in ACCELERATORS:
             raise Refused(f"ACCEL={accel}: allowed are "
                           f"{', '.join(ACCELERATORS)}")
@@ -70,12 +71,13 @@ class Config:
         self.accel = accel
         self.options = options or {}
         self.devices = devices
+        self.arguments = arguments # of QEMU's, beside what is said here
 
     def command(self, qemu):
         append = " ".join(f"remapd.{key}={value}"
                           for key, value in self.options.items())
         append += "".join(f" remapd.{device.word}" for device in self.devices)
-        if self.guest == "linux":
+        if self.guest != "tiny":
             append = "console=ttyS0 quiet panic=-1 " + append
         return [
             qemu, *(word for path in FIRMWARE for word in ("-L", path)),
@@ -83,7 +85,8 @@ class Config:
             "-name", f"guest={self.name}", *ACCELERATORS[self.accel],
             "-object", f"{BACKENDS[self.backend]},id=ram0,size={self.memory}",
             "-machine", "pc,memory-backend=ram0", "-m", f"size={self.memory}B",
-            "-smp", str(self.vcpus), *GUESTS[self.guest], "-append", append]
+            "-smp", str(self.vcpus), *GUESTS[self.guest], "-append", append,
+            *self.arguments]
 
 
 class Machine:
