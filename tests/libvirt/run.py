@@ -4,6 +4,7 @@
 of its own, with the hook on both.
 
 run.py [PART OF A NAME]...   runs the tests that have one of these, or all
+LIBVIRT=DIR                  another libvirt, its packages unpacked there
 """
 
 import contextlib
@@ -13,17 +14,18 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from xml.etree.ElementTree import canonicalize
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]),
                 str(pathlib.Path(__file__).resolve().parents[1] / "vm")]
 
 # pylint: disable=wrong-import-position
-from harness import require, run, test
+from harness import Skip, require, run, test
 from lab import Failed, wait_until
-from lab.basics import stop_on_signals
+from lab.basics import TOP, stop_on_signals
 from lab.daemon import Remapd
-from virt import DEV, PATH, USER, VirtLab
+from virt import DEV, PATH, SLOW, USER, VirtLab
 
 AFTER_PRECOPY = "--postcopy-after-precopy"
 ON = "<remapd:pager xmlns:remapd='urn:remapd:domain:1' mode='on'/>"
@@ -124,7 +126,7 @@ def moves_there_and_back():
 def switches_when_told():
     """virsh migrate-postcopy, with domjobinfo before and after."""
     with domain("told", "required") as vm:
-        process = vm.begin()
+        process = vm.begin(bandwidth=SLOW)
         wait_until(lambda: re.search(r"Memory processed: +[1-9]",
                                      vm.here.virsh("domjobinfo", vm.name)),
                    "domjobinfo shows pre-copy", 60, 0.1)
@@ -141,14 +143,15 @@ def switches_when_time_is_up():
     with domain("timeout", "required") as vm:
         # It counts from before libvirt has started the destination's QEMU,
         # and virsh does not try twice.
-        vm.migrate("--timeout", "10", "--timeout-postcopy")
+        vm.migrate("--timeout", "10", "--timeout-postcopy",
+                   bandwidth=SLOW)
         require_carried(vm)
 
 
 @test
 def aborted_before_the_switchover_runs_on():
     with domain("aborted", "required") as vm:
-        process = vm.begin()
+        process = vm.begin(bandwidth=SLOW)
         wait_until(lambda: re.search(r"Memory processed: +[1-9]",
                                      vm.here.virsh("domjobinfo", vm.name)),
                    "domjobinfo shows pre-copy", 60, 0.1)
@@ -343,6 +346,34 @@ def without_the_group_qemu_is_told_that_it_has_no_right():
             there.host.remapd.close()
         require_in("Permission denied", vm.qemu_log(there))
         require_moved(vm)
+
+
+@test
+def apparmor_takes_the_lines_of_the_project():
+    parser = shutil.which("apparmor_parser", path=PATH)
+    if not parser:
+        raise Skip("apparmor_parser is not installed")
+    with tempfile.TemporaryDirectory() as directory:
+        base = pathlib.Path(directory, "apparmor.d")
+        shutil.copytree("/etc/apparmor.d", base, symlinks=True)
+        shutil.copytree(TOP / "libvirt/apparmor", base / "remapd.d",
+                        dirs_exist_ok=True)
+        for local in ("abstractions/libvirt-qemu", "usr.sbin.libvirtd"):
+            name = pathlib.Path(local).name
+            (base / "local" / local).write_text(
+                f"include if exists <remapd.d/{name}>\n")
+        template = (base / "libvirt/TEMPLATE.qemu").read_text()
+        (base / "domain").write_text(template.replace("LIBVIRT_TEMPLATE",
+                                                      "libvirt-domain"))
+        for profile in ("domain", "usr.sbin.libvirtd"):
+            for action, found in (("--preprocess", "/usr/lib/remapd/qemu-"),
+                                  ("--skip-kernel-load", "")):
+                done = subprocess.run(
+                    [parser, "--skip-cache", "--base", base, action,
+                     base / profile], text=True, capture_output=True,
+                    check=False)
+                require(done.returncode == 0 and found in done.stdout,
+                        f"{profile}: {done.stderr}")
 
 
 # ---- domains that run already ----

@@ -6,6 +6,7 @@ Each host gets a mount and a UTS namespace besides its network: its own /etc,
 All of it lies below the lab's directory and goes with it.
 """
 
+import json
 import os
 import pathlib
 import select
@@ -47,6 +48,14 @@ ln -s /run/log.socket /mnt/log
 mount --move /mnt /dev
 """
 
+# $LIBVIRT is where another libvirt's packages were unpacked; the drivers of
+# the installed one would not fit.
+OVERLAY = """
+mount -t overlay -o lowerdir=$LIBVIRT/usr:/usr none /usr
+drivers=/usr/lib/$(uname -m)-linux-gnu/libvirt
+mount --bind $LIBVIRT$drivers $drivers
+""" if os.environ.get("LIBVIRT") else ""
+
 LIBVIRTD_CONF = """
 listen_tls = 0
 listen_tcp = 1
@@ -67,6 +76,7 @@ cgroup_device_acl = [
 
 MEBIBYTES = 64
 BANDWIDTH = 64 # MiB/s of pre-copy: a round takes a second
+SLOW = 2 # a round takes half a minute
 
 MEMORY = {
     "anon": "",
@@ -83,7 +93,7 @@ class Libvirt:
         self.uri = f"qemu+tcp://{host.address}/system"
         self.emulator = f"/run/qemu-{host.letter}/qemu-system-x86_64"
         self._install()
-        mounts = [DEV] + [f"mount --bind {host.directory / name} {place}"
+        mounts = [DEV, OVERLAY] + [f"mount --bind {host.directory / name} {place}"
                   for place, name in STATE.items()]
         mounts += [f"mount --bind {pathlib.Path(find_qemu()).parent} "
                    f"/run/{name}" for name in QEMUS]
@@ -110,7 +120,8 @@ class Libvirt:
             (directory / name).mkdir()
         shutil.copytree("/etc", directory / "etc", symlinks=True,
                         dirs_exist_ok=True,
-                        ignore=shutil.ignore_patterns("libvirt", "remapd"))
+                        ignore=lambda place, _: ["libvirt", "remapd"]
+                        if place == "/etc" else [])
         hook = directory / "etc/libvirt/hooks/qemu.d/remapd"
         hook.parent.mkdir(parents=True)
         shutil.copy(TOP / "libvirt/hook", hook)
@@ -237,12 +248,12 @@ class Domain:
         return done.stdout
 
     def start(self):
-        self.here.virsh("start", self.name)
+        # What it says while nobody listens is lost.
+        self.here.virsh("start", "--paused", self.name)
         self.listen(self.here)
+        self.here.virsh("resume", self.name)
         self.guest.wait_word(["READY"], 120)
         self.guest.wait_lines(3)
-        # Pre-copy alone is not to get there.
-        self.here.virsh("migrate-setmaxdowntime", self.name, 1)
 
     def listen(self, libvirt):
         socket = libvirt.inside(self.serial)
@@ -254,17 +265,22 @@ class Domain:
                 return None
         self.port = wait_until(connected, f"{socket} answers", 60)
 
-    def begin(self, *options):
+    def begin(self, *options, bandwidth=BANDWIDTH):
         """Starts `virsh migrate --live --postcopy` and returns its process."""
         self.there.inside(self.serial).unlink(missing_ok=True)
         self.known_reports = {
             libvirt: libvirt.host.remapd.known_reports()
             for libvirt in (self.here, self.there)}
+        # Pre-copy alone is not to get there while one page is dirty.
+        self.here.virsh("migrate-setmaxdowntime", self.name, 1)
+        self.here.virsh("qemu-monitor-command", self.name, json.dumps({
+            "execute": "migrate-set-parameters",
+            "arguments": {"avail-switchover-bandwidth": 10**6}}))
         log = f"migrate-{self.name}"
         (self.here.host.directory / f"{log}.log").unlink(missing_ok=True)
         return self.here.spawn(
             ["virsh", "-q", "migrate", "--live", "--postcopy", "--bandwidth",
-             BANDWIDTH, *options, self.name, self.there.uri],
+             bandwidth, *options, self.name, self.there.uri],
             log)
 
     def end(self, process):
@@ -273,7 +289,7 @@ class Domain:
         try:
             wait_until(lambda: not process.alive() or
                        self.there.inside(self.serial).exists(),
-                       "the destination has the domain", 60)
+                       "the destination has the domain", 300)
             if process.alive():
                 self.listen(self.there)
             wait_until(lambda: not process.alive(), "virsh ends", 180)
@@ -284,8 +300,8 @@ class Domain:
             raise Failed(process.output().strip())
         self.here, self.there = self.there, self.here
 
-    def migrate(self, *options):
-        self.end(self.begin(*options))
+    def migrate(self, *options, **how):
+        self.end(self.begin(*options, **how))
 
     def refused(self, *options):
         """A migration that must fail; returns what virsh said."""
