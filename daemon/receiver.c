@@ -11,9 +11,6 @@
 #include "staging.h"
 #include "thread.h"
 
-/* Pages that arrive but are not wanted are read into this one. */
-static __thread uint8_t scratch[PAGE_BYTES];
-
 struct receive_thread {
     struct receiver *receiver;
     struct channel channel;
@@ -87,22 +84,23 @@ bool receiver_staged(struct receiver *receiver)
 }
 
 /* The payload of @data's pages goes to @to, page by page at its place; pages
- * not in @wanted go to scratch. */
+ * not in @wanted go to the thread's own buffer, which no core dump holds: all
+ * to its beginning, or, where it is @to, to their place in it. */
 static int receive_payload(struct receive_thread *thread, const uint64_t *data,
                            const uint64_t *wanted, unsigned pages, uint8_t *to)
 {
     struct iovec iov[FRAME_MAX_PAGES];
+    uint8_t *own = thread->worker.buffer;
     unsigned count = 0, end;
 
     for (unsigned run = mask_run(data, pages, 0, &end); run < pages;
          run = mask_run(data, pages, end, &end)) {
         for (unsigned page = run; page < end; page++) {
-            bool keep = mask_has(wanted, page);
-            uint8_t *base = keep ? to + page * PAGE_BYTES : scratch;
+            bool keep = to == own || mask_has(wanted, page);
+            uint8_t *base = keep ? to + page * PAGE_BYTES : own;
             struct iovec *last = count ? &iov[count - 1] : NULL;
 
-            if (keep && last &&
-                (uint8_t *)last->iov_base + last->iov_len == base)
+            if (last && (uint8_t *)last->iov_base + last->iov_len == base)
                 last->iov_len += PAGE_BYTES;
             else
                 iov[count++] = (struct iovec){base, PAGE_BYTES};
