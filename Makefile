@@ -17,7 +17,7 @@ ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -I$(BUILD) -Wall -Wextra -Werror \
 	-Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 \
 	-Wno-format-truncation -fno-strict-aliasing -pthread -MMD -MP \
 	$(CFLAGS) $(SANITIZE)
-LIBS = -levent -lprotobuf-c -ljson-c -linih -lsystemd -pthread
+LIBS = -levent -lprotobuf-c -ljson-c -linih -lseccomp -lsystemd -pthread
 
 DAEMON_SOURCES = $(filter-out daemon/main.c,$(sort $(wildcard daemon/*.c)))
 DAEMON_OBJECTS = $(DAEMON_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/control.pb-c.o
@@ -28,7 +28,7 @@ all: $(BUILD)/remapd $(BUILD)/remapctl
 
 -include $(wildcard qemu-patches/qemu.mk kernel-patches/kernel.mk bench/bench.mk)
 -include $(wildcard tests/tests.mk tests/face/face.mk tests/vm/vm.mk tests/kernel/kernel.mk tests/libvirt/libvirt.mk \
-	tests/system/system.mk)
+	tests/system/system.mk tests/fuzz/fuzz.mk)
 
 $(BUILD)/control.pb-c.c: proto/control.proto
 	@mkdir -p $(@D)

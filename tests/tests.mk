@@ -5,8 +5,10 @@
 #   check-platform      what is assumed of the kernel
 #   check-loop          migrations without a guest, through two remapd
 #   check-hostile       bad input of every kind against a remapd
+#   check-sandbox       capabilities; no page of a guest in a core or a log
 #   check-face          remapctl, --help and the manual pages
 #   check-asan, -tsan   those but for check-platform, with sanitizers
+#   check-fuzz          harnesses of tests/fuzz: their corpora, and seconds more
 #   check-vm            whole VMs, on the patched QEMU
 #   check-vhost         VMs with vhost-user devices
 #   check-libvirt       domains that move between two libvirtd
@@ -29,8 +31,8 @@ SUITE ?=
 run_suite = BUILD_DIR=$(abspath $(BUILD)) REMAPD=$(abspath $(BUILD)/remapd) \
 	tests/lib/suite $(SUITE)
 
-.PHONY: check check-unit check-platform check-loop check-hostile check-asan \
-	check-tsan
+.PHONY: check check-unit check-platform check-loop check-hostile check-sandbox \
+	check-asan check-tsan
 
 # The daemon's objects but main.o, and cmocka.
 $(BUILD)/tests/unit/%: tests/unit/%.c tests/unit/unit.h $(DAEMON_OBJECTS)
@@ -56,6 +58,9 @@ $(BUILD)/tests/%: tests/loop/%.c proto/handoff.h proto/placer.h
 check-loop: $(BUILD)/remapd $(TEST_PROGRAMS)
 	$(run_suite)loop tests/loop/run.py $(TESTS)
 
+check-sandbox: $(BUILD)/remapd $(TEST_PROGRAMS)
+	$(run_suite)sandbox tests/loop/sandbox.py $(TESTS)
+
 $(BUILD)/tests/control_pb2.py: proto/control.proto
 	@mkdir -p $(@D)
 	protoc --proto_path=proto --python_out=$(@D) $<
@@ -79,7 +84,7 @@ comma := ,
 # Every suite runs, whatever another comes to.
 check:
 	@tools/deps check; rm -f build/check/*.count; failed=0; \
-	for suite in unit platform loop hostile face asan tsan; do \
+	for suite in unit platform loop hostile sandbox face asan tsan fuzz; do \
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
 	tests/lib/suite vm $(MAKE) --no-print-directory check-vm || failed=1; \
