@@ -20,6 +20,10 @@ static const char *const engine_names[] = {"copy",  "continue", "move",
 static const char *const level_names[] = {"error", "warning", "info", "debug",
                                           NULL};
 
+static const char *const sandbox_names[] = {"off", "log", "on", "kill", NULL};
+
+_Static_assert(ARRAY_SIZE(sandbox_names) == SANDBOX_MODES + 1,
+               "a name for every mode, and the end");
 _Static_assert(ARRAY_SIZE(engine_names) == PLACE_ENGINES + 2,
                "a name for every engine, auto, and the end");
 
@@ -53,6 +57,10 @@ static const struct option_row {
      offsetof(struct conf, engine), 0, 0, engine_names},
     {"log-level", "LEVEL", "info", "error, warning, info or debug",
      OPTION_CHOICE, offsetof(struct conf, log_level), 0, 0, level_names},
+    {"sandbox", "MODE", "on",
+     "system calls that are not needed: off: allowed, log: allowed and logged, "
+     "on: they fail, kill: they end remapd",
+     OPTION_CHOICE, offsetof(struct conf, sandbox), 0, 0, sandbox_names},
     {"urgent-channels", "N", "1", "connections for pages waited for",
      OPTION_NUMBER, offsetof(struct conf, urgent_channels), 1, 4, NULL},
     {"bulk-channels", "N", "1", "connections for all other pages",

@@ -7,6 +7,7 @@
 
 #include "log.h"
 #include "place.h"
+#include "sandbox.h"
 
 struct conf {
     char *handoff;            /* path of the socket for QEMU */
@@ -18,6 +19,7 @@ struct conf {
     char *metrics;            /* ADDRESS:PORT for Prometheus; NULL: none */
     enum place_engine engine; /* PLACE_ENGINES: the best for each block */
     enum log_level log_level;
+    enum sandbox_mode sandbox;
     unsigned urgent_channels, bulk_channels;
     unsigned peer_timeout_s;
     unsigned max_sessions;

@@ -15,6 +15,7 @@
 #include "metrics.h"
 #include "peer.h"
 #include "probe.h"
+#include "sandbox.h"
 #include "service.h"
 #include "session.h"
 #include "version.h"
@@ -135,6 +136,7 @@ int main(int argc, char **argv)
     if (!term || !interrupt || !hangup || event_add(term, NULL) ||
         event_add(interrupt, NULL) || event_add(hangup, NULL))
         die("signals: no memory");
+    sandbox_enter(conf->sandbox);
     log_info("version %s ready: QEMU at %s, peers at %s, remapctl at %s",
              REMAPD_VERSION, conf->handoff, peer_address(), conf->control);
     service_ready(base);

@@ -7,6 +7,9 @@ import os
 from .basics import BUILD, wait_until
 
 PORT = 7654
+PROGRAM = os.environ.get("REMAPD", str(BUILD / "remapd"))
+# A call that is not in its list ends it; a sanitizer makes calls of its own.
+SANDBOX = "off" if "san/" in PROGRAM else "kill"
 
 
 class Remapd:
@@ -16,10 +19,10 @@ class Remapd:
         self.reports = host.directory / "reports"
         self.reports.mkdir(exist_ok=True)
         self.process = host.spawn(
-            [os.environ.get("REMAPD", BUILD / "remapd"),
+            [PROGRAM,
              "--handoff", self.handoff, "--control", self.control,
              "--listen", f"{host.address}:{PORT}",
-             "--report-dir", self.reports, *options], "remapd")
+             "--report-dir", self.reports, "--sandbox", SANDBOX, *options], "remapd")
         wait_until(self._ready, "remapd is ready")
 
     def _ready(self):

@@ -140,7 +140,7 @@ static void help_mentions_each_option(void **state)
     static const char *const names[] = {
         "handoff", "control", "group", "listen", "advertise", "report-dir",
         "metrics",
-        "engine", "log-level", "urgent-channels", "bulk-channels",
+        "engine", "log-level", "sandbox", "urgent-channels", "bulk-channels",
         "peer-timeout", "max-sessions", "config", "probe", "help", "version"};
     static const char *const args[] = {"remapd", "--help", NULL};
     char text[8192], flag[64], *line;
