@@ -8,6 +8,7 @@
 #   check-sandbox       capabilities; no page of a guest in a core or a log
 #   check-face          remapctl, --help and the manual pages
 #   check-asan, -tsan   those but for check-platform, with sanitizers
+#   check-faults        migrations with system calls that fail, from a seed
 #   check-fuzz          harnesses of tests/fuzz: their corpora, and seconds more
 #   check-vm            whole VMs, on the patched QEMU
 #   check-vhost         VMs with vhost-user devices
@@ -84,7 +85,7 @@ comma := ,
 # Every suite runs, whatever another comes to.
 check:
 	@tools/deps check; rm -f build/check/*.count; failed=0; \
-	for suite in unit platform loop hostile sandbox face asan tsan fuzz; do \
+	for suite in unit platform loop hostile sandbox face asan tsan faults fuzz; do \
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
 	tests/lib/suite vm $(MAKE) --no-print-directory check-vm || failed=1; \
