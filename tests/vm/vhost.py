@@ -6,6 +6,7 @@ vhost.py [PART OF A NAME]...   runs the tests that have one of these, or all
 ACCEL, QEMU                    as in run.py
 """
 
+import json
 import pathlib
 import sys
 
@@ -13,8 +14,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 # pylint: disable=wrong-import-position
 from checks import require_native, require_whole
-from harness import ACCEL, main, require, test
-from lab import Lab
+from harness import ACCEL, Skip, main, require, test
+from lab import Failed, Lab, wait_until
+from lab.basics import BUILD, run as remapctl
+from lab.move import Move
 from lab.vhost import Disk, Net
 
 LINUX = {"guest": "linux", "memory": "256M", "accel": ACCEL,
@@ -75,14 +78,34 @@ def disk(program, precopy):
         require_served(move, "disk")
 
 
+def stalls(vm, move):
+    """How long the move took, and the longest that the guest waited."""
+    slowest = {word: max(m["slowest_us"] for m in lines(vm, word)
+                         if m.time > move.begun) for word in ("DISK", "NET")}
+    return (f"post-copy {move.postcopy_seconds():.2f} s, stopped for "
+            f"{move.downtime_seconds() * 1000:.0f} ms, longest wait of the "
+            f"guest's memory {vm.guest.newest()['mark_us'] / 1000:.0f} ms, disk "
+            f"{slowest['DISK'] / 1000:.0f} ms, network "
+            f"{slowest['NET'] / 1000:.0f} ms")
+
+
 @test
-def natively():
-    """QEMU alone serves the same back ends."""
-    with Lab(link="1gbit", daemons="") as lab:
-        vm = start(lab, Disk(lab.directory / "disk"), pager=None)
-        move = vm.move(pager=None)
-        wait_disk(vm, 2)
-        require_native(vm, move)
+def two_devices_by_remapd_and_natively():
+    """With the same devices, one after the other; QEMU alone serves the same
+    back ends. The network's connection survives."""
+    for pager in ("required", None):
+        with Lab(link="1gbit") as lab:
+            vm = start(lab, Disk(lab.directory / "disk"), Net(lab), pager=pager)
+            wait_more(vm, "NET", "chunks", 10)
+            move = vm.move(pager=pager)
+            wait_disk(vm, 1)
+            wait_more(vm, "NET", "chunks", 10)
+            print(f"# {move.engine()}: {stalls(vm, move)}", flush=True)
+            if pager:
+                require_whole(vm, move)
+                require_served(move, "disk", "net")
+            else:
+                require_native(vm, move)
 
 
 @test
@@ -95,17 +118,57 @@ def disk_of_huge_pages():
         require_served(move, "disk")
 
 
+def disk_faults(lab):
+    """So far, of the migration that is running to host b."""
+    listed = json.loads(remapctl(
+        str(BUILD / "remapctl"), "--socket", str(lab.hosts[1].remapd.control),
+        "--json", "list"))
+    return sum(faulter["faults"] for session in listed["sessions"]
+               for faulter in session["faulters"] if faulter["name"] == "disk")
+
+
 @test
-def disk_and_network():
-    """Two devices; the connection survives."""
-    with Lab(link="1gbit") as lab:
-        vm = start(lab, Disk(lab.directory / "disk"), Net(lab))
-        wait_more(vm, "NET", "chunks", 10)
-        move = vm.move(pager="required")
-        wait_disk(vm, 1)
-        wait_more(vm, "NET", "chunks", 10)
+def back_end_killed_on_the_way():
+    """QEMU connects again as it always does, the new back end takes part, and
+    nothing else is concerned."""
+    with Lab(link="200mbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"))
+        move = Move(vm, pager="required")
+        move.start()
+        wait_until(lambda: disk_faults(lab), "the back end has faulted")
+        back_end = move.destination.back_ends["disk"]
+        back_end.kill()
+        before = disk_faults(lab)
+        back_end.start()
+        wait_until(lambda: disk_faults(lab) > before, "the new one has faulted")
+        require(not move.completed(), "the move was over too soon")
+        move.wait()
+        wait_disk(vm, 2)
         require_whole(vm, move)
-        require_served(move, "disk", "net")
+        require_served(move, "disk")
+
+
+@test(pager=(None, "required"))
+def back_end_without_page_faults(pager):
+    """The migration is refused, by name, and the guest runs on."""
+    if pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd").read_text() != "0\n":
+        raise Skip("vm.unprivileged_userfaultfd lets anybody have page faults")
+    with Lab() as lab:
+        device = Disk(lab.directory / "disk")
+        vm = start(lab, device, pager=pager)
+        device.nobody = True
+        for directory in (lab.directory, lab.hosts[1].directory):
+            directory.chmod(0o777)
+        try:
+            vm.move(pager=pager)
+        except Failed as error:
+            said = str(error)
+        else:
+            raise Failed("the migration completed")
+        require("vhost-user backend 'disk' not capable of postcopy" in said,
+                said)
+        require(not vm.machine.qmp.find("STOP"), "the guest was stopped")
+        wait_disk(vm, 1)
 
 
 if __name__ == "__main__":
