@@ -84,7 +84,8 @@ class Config:
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             "-name", f"guest={self.name}", *ACCELERATORS[self.accel],
             "-object", f"{BACKENDS[self.backend]},id=ram0,size={self.memory}",
-            "-machine", "pc,memory-backend=ram0", "-m", f"size={self.memory}B",
+            "-machine", "pc,memory-backend=ram0", "-m",
+            f"size={self.memory}B,slots=1,maxmem={2 * self.memory}B",
             "-smp", str(self.vcpus), *GUESTS[self.guest], "-append", append,
             *self.arguments]
 

@@ -8,6 +8,7 @@ ACCEL, QEMU                    as in run.py
 
 import json
 import pathlib
+import re
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -66,13 +67,13 @@ def require_served(move, *names):
           f"memory and copied: {pages['copied_shared']}", flush=True)
 
 
-@test(program=("example", "storage-daemon"), precopy=(0, 1))
-def disk(program, precopy):
+@test(program=("example_after_precopy", "storage_daemon"))
+def disk(program):
     """Every block is right before, through and after the move."""
+    daemon = program == "storage_daemon"
     with Lab(link="1gbit") as lab:
-        vm = start(lab, Disk(lab.directory / "disk",
-                             daemon=program == "storage-daemon"))
-        move = vm.move(precopy=bool(precopy), pager="required")
+        vm = start(lab, Disk(lab.directory / "disk", daemon=daemon))
+        move = vm.move(precopy=not daemon, pager="required")
         wait_disk(vm, 2)
         require_whole(vm, move)
         require_served(move, "disk")
@@ -128,6 +129,30 @@ def disk_faults(lab):
 
 
 @test
+def memory_added_on_the_way():
+    """The back end maps all of it anew, and what is new too."""
+    with Lab(link="200mbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"))
+        move = Move(vm, pager="required")
+        move.start()
+        wait_until(lambda: disk_faults(lab), "the back end has faulted")
+        before = disk_faults(lab)
+        move.destination.qmp("object-add", id="ram1", size=128 << 20,
+                             share=True, **{"qom-type": "memory-backend-memfd"})
+        move.destination.qmp("device_add", driver="pc-dimm", id="dimm1",
+                             memdev="ram1")
+        wait_until(lambda: disk_faults(lab) > before, "it has faulted again")
+        require(not move.completed(), "the move was over too soon")
+        move.wait()
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        require_served(move, "disk")
+        said = re.findall(r"disk takes part, (\d+) regions",
+                          lab.hosts[1].remapd.process.output())
+        require(int(said[-1]) > int(said[0]), f"regions: {said}")
+
+
+@test
 def back_end_killed_on_the_way():
     """QEMU connects again as it always does, the new back end takes part, and
     nothing else is concerned."""
@@ -148,27 +173,28 @@ def back_end_killed_on_the_way():
         require_served(move, "disk")
 
 
-@test(pager=(None, "required"))
-def back_end_without_page_faults(pager):
+@test
+def back_end_without_page_faults():
     """The migration is refused, by name, and the guest runs on."""
     if pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd").read_text() != "0\n":
         raise Skip("vm.unprivileged_userfaultfd lets anybody have page faults")
     with Lab() as lab:
         device = Disk(lab.directory / "disk")
-        vm = start(lab, device, pager=pager)
+        vm = start(lab, device)
         device.nobody = True
         for directory in (lab.directory, lab.hosts[1].directory):
             directory.chmod(0o777)
-        try:
-            vm.move(pager=pager)
-        except Failed as error:
-            said = str(error)
-        else:
-            raise Failed("the migration completed")
-        require("vhost-user backend 'disk' not capable of postcopy" in said,
-                said)
-        require(not vm.machine.qmp.find("STOP"), "the guest was stopped")
-        wait_disk(vm, 1)
+        for pager in ("required", None):
+            try:
+                vm.move(pager=pager)
+            except Failed as error:
+                said = str(error)
+            else:
+                raise Failed("the migration completed")
+            require("vhost-user backend 'disk' not capable of postcopy" in said,
+                    said)
+            require(not vm.machine.qmp.find("STOP"), "the guest was stopped")
+            wait_disk(vm, 1)
 
 
 if __name__ == "__main__":
