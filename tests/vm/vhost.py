@@ -22,7 +22,7 @@ from lab.move import Move
 from lab.vhost import Disk, Net
 
 LINUX = {"guest": "linux", "memory": "256M", "accel": ACCEL,
-         "options": {"rate": 20000, "share": 50}}
+         "options": {"rate": 20000, "share": 40}}
 
 
 def lines(vm, word):
