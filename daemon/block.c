@@ -167,6 +167,28 @@ int block_table_bind(struct block_table *table, struct block_table *qemu,
     return 0;
 }
 
+/* FNV-1a. */
+static uint64_t mark_add(uint64_t mark, const void *data, size_t bytes)
+{
+    for (const uint8_t *at = data; bytes; at++, bytes--)
+        mark = (mark ^ *at) * 0x100000001b3u;
+    return mark;
+}
+
+uint64_t block_table_mark(const struct block_table *table)
+{
+    uint64_t mark = 0xcbf29ce484222325u;
+
+    for (uint32_t i = 0; i < table->count; i++) {
+        const struct block *block = &table->blocks[i];
+
+        mark = mark_add(mark, block->idstr, strlen(block->idstr) + 1);
+        mark = mark_add(mark, &block->length, sizeof(block->length));
+        mark = mark_add(mark, &block->page_size, sizeof(block->page_size));
+    }
+    return mark;
+}
+
 void block_table_fini(struct block_table *table)
 {
     for (uint32_t i = 0; i < table->count; i++) {

@@ -74,6 +74,10 @@ const struct block *block_table_page(const struct block_table *table,
 int block_table_bind(struct block_table *table, struct block_table *qemu,
                      char *error);
 
+/** block_table_mark() - a number that another table hardly has: names, lengths
+ * and page sizes make it. */
+uint64_t block_table_mark(const struct block_table *table);
+
 /** block_table_fini() - unmap, close, free; @table is empty again. */
 void block_table_fini(struct block_table *table);
 

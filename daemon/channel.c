@@ -36,6 +36,13 @@ void channel_init(struct channel *channel, int fd, enum channel_kind kind,
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
 }
 
+void channel_bound_silence(int fd, unsigned seconds)
+{
+    int ms = (int)seconds * 1000;
+
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
+}
+
 void channel_shutdown(struct channel *channel)
 {
     shutdown(channel->fd, SHUT_RDWR);

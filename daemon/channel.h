@@ -32,6 +32,10 @@ struct channel {
 void channel_init(struct channel *channel, int fd, enum channel_kind kind,
                   unsigned index);
 
+/** channel_bound_silence() - what @fd, a connected socket, has sent must be
+ * acknowledged within @seconds, or it ends with an error. */
+void channel_bound_silence(int fd, unsigned seconds);
+
 /** channel_shutdown() - end both directions; blocked calls return. */
 void channel_shutdown(struct channel *channel);
 

@@ -67,6 +67,9 @@ static const struct option_row {
      OPTION_NUMBER, offsetof(struct conf, bulk_channels), 1, 8, NULL},
     {"peer-timeout", "SECONDS", "10", "silence after which a peer is lost",
      OPTION_NUMBER, offsetof(struct conf, peer_timeout_s), 2, 3600, NULL},
+    {"reconnect-interval", "SECONDS", "5",
+     "longest time between two tries to reach a lost peer", OPTION_NUMBER,
+     offsetof(struct conf, reconnect_interval_s), 1, 3600, NULL},
     {"max-sessions", "N", "256", "migrations at once", OPTION_NUMBER,
      offsetof(struct conf, max_sessions), 1, 4096, NULL},
 };

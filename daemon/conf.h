@@ -22,6 +22,7 @@ struct conf {
     enum sandbox_mode sandbox;
     unsigned urgent_channels, bulk_channels;
     unsigned peer_timeout_s;
+    unsigned reconnect_interval_s;
     unsigned max_sessions;
     bool probe; /* print what the kernel offers, and exit */
 };

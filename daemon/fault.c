@@ -32,19 +32,27 @@
 #define FAULT_STRAY_NS 1000000
 
 /* In the poll set beside the indices of faulters. */
-#define FAULT_STOP   UINT32_MAX
+#define FAULT_POKE   UINT32_MAX
 #define FAULT_EVENTS 16
 
 struct fault_reader {
     struct faulters *faulters;
+    const struct place_target *target;
+    const struct block_table *table;
     struct stats *stats;
     const enum place_engine *engines; /* by block index */
     struct pagemap *map;
+    struct thread_status *status, *plane;
+    /* Written by the main thread while `connected` is false, and read by the
+     * reader's when it is poked through event_fd. */
     struct channel *channels[THREAD_MAX_CHANNELS];
-    unsigned channel_count;
-    struct thread_status *status;
-    uint64_t started_ns;
-    int stop_fd;
+    unsigned offered;
+    _Atomic bool stop, offer;
+    _Atomic bool connected; /* the channels are, or may be, in use */
+    int event_fd;
+    /* The reader's own. */
+    unsigned channel_count;             /* 0: there is nobody to ask */
+    uint64_t started_ns, started_pages; /* when that began */
     struct thread thread;
 };
 
@@ -61,7 +69,8 @@ static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
 
     if (elapsed < FAULT_LEARN_NS)
         return UINT32_MAX;
-    return reader->stats->data_pages * PAGE_BYTES / (elapsed / 1000);
+    return (reader->stats->data_pages - reader->started_pages) * PAGE_BYTES /
+           (elapsed / 1000);
 }
 
 /* What to fetch for a fault in @block: a whole huge page, if the engine can
@@ -200,9 +209,27 @@ static int fault_take(struct fault_reader *reader,
                      strerror(-ret));
         return ret;
     }
-    fault_ask(reader, block, offset, now,
-              &batches[page / FRAME_MAX_PAGES % reader->channel_count]);
+    if (reader->channel_count)
+        fault_ask(reader, block, offset, now,
+                  &batches[page / FRAME_MAX_PAGES % reader->channel_count]);
     return 0;
+}
+
+static void fault_send(struct fault_reader *reader, struct fault_batch *batches)
+{
+    for (unsigned i = 0; i < reader->channel_count; i++) {
+        struct iovec iov = {batches[i].headers,
+                            batches[i].count * sizeof(struct frame_header)};
+        char error[ERROR_TEXT_BYTES];
+        int ret =
+            batches[i].count ? channel_send(reader->channels[i], &iov, 1) : 0;
+
+        if (!ret)
+            continue;
+        snprintf(error, sizeof(error), "sending a request: %s", strerror(-ret));
+        thread_status_fail(reader->plane, reader->channels[i], error);
+        reader->channel_count = 0;
+    }
 }
 
 /* Read and take what has come from @faulter, and ask for what is missing. */
@@ -229,30 +256,86 @@ static int fault_serve(struct fault_reader *reader,
         if (ret)
             return ret;
     }
-    for (unsigned i = 0; i < reader->channel_count; i++) {
-        struct iovec iov = {batches[i].headers,
-                            batches[i].count * sizeof(struct frame_header)};
+    fault_send(reader, batches);
+    return 0;
+}
 
-        if (!batches[i].count)
+/* Place what had come whole when the last connection, or the last remapd, was
+ * lost: the guest may have it already. */
+static int fault_finish(struct fault_reader *reader, char *error)
+{
+    struct pagemap *map = reader->map;
+    uint64_t waited_ns;
+
+    for (uint64_t page = pagemap_received_next(map, 0);
+         page < map->received.pages;
+         page = pagemap_received_next(map, page + 1)) {
+        const struct block *block = block_table_page(reader->table, page);
+        uint64_t mask[PAGESET_MASK_WORDS], offset;
+        unsigned pages;
+        int ret;
+
+        if (!block || !place_ops_of(reader->engines[block->index])->in_place)
             continue;
-        ret = channel_send(reader->channels[i], &iov, 1);
+        pages = (unsigned)(block->page_size / PAGE_BYTES);
+        offset = align_down((page - block->first_page) * PAGE_BYTES,
+                            block->page_size);
+        mask_fill(mask, pages);
+        ret = place_data(reader->target, reader->engines[block->index], block,
+                         offset, block->page_size, NULL);
         if (ret) {
-            snprintf(error, ERROR_TEXT_BYTES, "sending a request: %s",
-                     strerror(-ret));
+            snprintf(error, ERROR_TEXT_BYTES, "going on: %s",
+                     ret == -ESRCH ? "the guest's memory is gone"
+                                   : strerror(-ret));
             return ret;
         }
+        pagemap_placed(map, block->first_page + offset / PAGE_BYTES, pages,
+                       mask, &waited_ns);
+        faulters_show(reader->faulters, block, offset, block->page_size);
     }
     return 0;
+}
+
+/* Who waits was heard by somebody who cannot answer any more: have them all say
+ * so again. */
+static int fault_again(struct fault_reader *reader, char *error)
+{
+    int ret = fault_finish(reader, error);
+
+    faulters_wake(reader->faulters);
+    thread_status_poke(reader->status);
+    return ret;
+}
+
+/* The main thread has poked. */
+static int fault_poked(struct fault_reader *reader, char *error)
+{
+    eventfd_t value;
+
+    eventfd_read(reader->event_fd, &value);
+    reader->channel_count = 0;
+    if (!reader->offer) {
+        reader->connected = false;
+        thread_status_poke(reader->status);
+        return 0;
+    }
+    reader->channel_count = reader->offered;
+    reader->started_ns = now_ns();
+    reader->started_pages = reader->stats->data_pages;
+    return fault_again(reader, error);
 }
 
 /* Whatever happens on one descriptor. */
 static int fault_heed(struct fault_reader *reader,
                       const struct epoll_event *event, char *error)
 {
-    struct faulter *faulter = faulter_get(reader->faulters, event->data.u32);
     bool qemu = event->data.u32 == FAULTER_QEMU;
+    struct faulter *faulter;
     int ret = 0;
 
+    if (event->data.u32 == FAULT_POKE)
+        return fault_poked(reader, error);
+    faulter = faulter_get(reader->faulters, event->data.u32);
     if (!faulter)
         return 0; /* gone since */
     if (event->events & EPOLLIN) {
@@ -273,68 +356,99 @@ static void fault_main(void *opaque)
     struct fault_reader *reader = opaque;
     struct epoll_event events[FAULT_EVENTS];
     char error[ERROR_TEXT_BYTES];
+    int ret;
 
     thread_begin("fault", NULL);
-    for (;;) {
+    ret = fault_again(reader, error);
+    while (!ret && !reader->stop) {
         int count = epoll_wait(faulters_poll_fd(reader->faulters), events,
                                FAULT_EVENTS, -1);
 
         if (count < 0 && errno != EINTR)
             abort();
-        for (int i = 0; i < count; i++) {
-            if (events[i].data.u32 == FAULT_STOP)
-                return;
-            if (fault_heed(reader, &events[i], error)) {
-                thread_status_fail(reader->status, NULL, error);
-                return;
-            }
-        }
+        for (int i = 0; i < count && !ret; i++)
+            ret = fault_heed(reader, &events[i], error);
     }
+    reader->connected = false;
+    if (!reader->stop)
+        thread_status_fail(reader->status, NULL, error);
 }
 
 int fault_reader_start(struct fault_reader **result, struct faulters *faulters,
-                       struct stats *stats, const enum place_engine *engines,
-                       struct pagemap *map, struct channel *const *channels,
-                       unsigned count, struct thread_status *status)
+                       const struct place_target *target,
+                       const struct block_table *table,
+                       const enum place_engine *engines, struct pagemap *map,
+                       struct thread_status *status,
+                       struct thread_status *plane)
 {
-    struct epoll_event stop = {.events = EPOLLIN, .data.u32 = FAULT_STOP};
+    struct epoll_event poke = {.events = EPOLLIN, .data.u32 = FAULT_POKE};
     struct fault_reader *reader = xcalloc(1, sizeof(*reader));
     int ret;
 
     *result = NULL;
     reader->faulters = faulters;
-    reader->stats = stats;
+    reader->target = target;
+    reader->table = table;
+    reader->stats = target->stats;
     reader->engines = engines;
     reader->map = map;
-    memcpy(reader->channels, channels, count * sizeof(*channels));
-    reader->channel_count = count;
     reader->status = status;
-    reader->started_ns = now_ns();
-    reader->stop_fd = eventfd(0, EFD_CLOEXEC);
-    ret =
-        reader->stop_fd < 0 || epoll_ctl(faulters_poll_fd(faulters),
-                                         EPOLL_CTL_ADD, reader->stop_fd, &stop)
-            ? -errno
-            : thread_start(&reader->thread, status, fault_main, reader);
+    reader->plane = plane;
+    reader->event_fd = eventfd(0, EFD_CLOEXEC);
+    ret = reader->event_fd < 0 ||
+                  epoll_ctl(faulters_poll_fd(faulters), EPOLL_CTL_ADD,
+                            reader->event_fd, &poke)
+              ? -errno
+              : thread_start(&reader->thread, status, fault_main, reader);
     if (!ret) {
         *result = reader;
         return 0;
     }
-    if (reader->stop_fd >= 0)
-        close(reader->stop_fd);
+    if (reader->event_fd >= 0)
+        close(reader->event_fd);
     free(reader);
     return ret;
+}
+
+static void fault_reader_poke(struct fault_reader *reader)
+{
+    if (eventfd_write(reader->event_fd, 1))
+        abort();
+}
+
+void fault_reader_connect(struct fault_reader *reader,
+                          struct channel *const *channels, unsigned count)
+{
+    memcpy(reader->channels, channels, count * sizeof(*channels));
+    reader->offered = count;
+    reader->connected = true;
+    reader->offer = true;
+    fault_reader_poke(reader);
+}
+
+void fault_reader_disconnect(struct fault_reader *reader)
+{
+    if (!reader || !reader->offer)
+        return;
+    reader->offer = false;
+    /* It may be sending into a full channel. */
+    for (unsigned i = 0; i < reader->offered; i++)
+        channel_shutdown(reader->channels[i]);
+    fault_reader_poke(reader);
+}
+
+bool fault_reader_connected(const struct fault_reader *reader)
+{
+    return reader && reader->connected;
 }
 
 void fault_reader_stop(struct fault_reader *reader)
 {
     if (!reader)
         return;
-    if (eventfd_write(reader->stop_fd, 1))
-        abort();
-    /* It may be sending into a full channel. */
-    for (unsigned i = 0; i < reader->channel_count; i++)
-        channel_shutdown(reader->channels[i]);
+    fault_reader_disconnect(reader);
+    reader->stop = true;
+    fault_reader_poke(reader);
 }
 
 void fault_reader_free(struct fault_reader *reader)
@@ -342,6 +456,6 @@ void fault_reader_free(struct fault_reader *reader)
     if (!reader)
         return;
     thread_join(&reader->thread);
-    close(reader->stop_fd);
+    close(reader->event_fd);
     free(reader);
 }

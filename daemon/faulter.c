@@ -115,6 +115,16 @@ static void faulters_exchange(struct faulters *faulters, unsigned index,
     faulter_put(old);
 }
 
+static void faulter_wake(const struct faulter *faulter)
+{
+    for (unsigned i = 0; i < faulter->count; i++) {
+        const struct faulter_region *region = &faulter->regions[i];
+
+        place_wake(&faulter->target, &region->block, region->offset,
+                   region->length);
+    }
+}
+
 int faulters_set(struct faulters *faulters, unsigned index, const char *name,
                  int uffd, const struct faulter_region *regions, unsigned count)
 {
@@ -138,7 +148,21 @@ int faulters_set(struct faulters *faulters, unsigned index, const char *name,
     memcpy(faulter->regions, regions, count * sizeof(*regions));
     faulter->count = count;
     faulters_exchange(faulters, index, faulter);
-    return epoll_ctl(faulters->poll_fd, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+    if (epoll_ctl(faulters->poll_fd, EPOLL_CTL_ADD, fd, &event))
+        return -errno;
+    faulter_wake(faulter); /* its faults may have been read by another remapd */
+    return 0;
+}
+
+void faulters_wake(struct faulters *faulters)
+{
+    for (unsigned i = FAULTER_QEMU; i <= faulters->top; i++) {
+        struct faulter *faulter = faulter_get(faulters, i);
+
+        if (faulter)
+            faulter_wake(faulter);
+        faulter_put(faulter);
+    }
 }
 
 int faulters_set_qemu(struct faulters *faulters, int uffd,

@@ -96,6 +96,9 @@ const struct faulter_region *faulter_region_at(const struct faulter *faulter,
 void faulters_show(struct faulters *faulters, const struct block *block,
                    uint64_t offset, uint64_t length);
 
+/** faulters_wake() - have all who wait for a page fault again. Any thread. */
+void faulters_wake(struct faulters *faulters);
+
 /** faulter_show() - the same for one of them. @block: a region's */
 void faulter_show(const struct faulter *faulter, const struct block *block,
                   uint64_t offset, uint64_t length);

@@ -31,6 +31,7 @@ static int body_bytes(uint16_t type)
 {
     switch (type) {
     case HANDOFF_HELLO:
+    case HANDOFF_RETURN:
         return sizeof(struct handoff_hello);
     case HANDOFF_TICKET:
         return sizeof(struct handoff_ticket);
@@ -191,8 +192,8 @@ void handoff_adopt(struct handoff *handoff,
     handoff->owner = owner;
 }
 
-void handoff_send(struct handoff *handoff, enum handoff_type type,
-                  const void *body, size_t bytes)
+static void send_packet(struct handoff *handoff, enum handoff_type type,
+                        const void *body, size_t bytes, int fd)
 {
     struct handoff_header header = {
         .magic = htonl(HANDOFF_MAGIC),
@@ -201,9 +202,33 @@ void handoff_send(struct handoff *handoff, enum handoff_type type,
     };
     struct iovec iov[] = {{&header, sizeof(header)}, {(void *)body, bytes}};
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {0};
 
-    if (sendmsg(handoff->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+    if (fd >= 0) {
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control);
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    }
+    if (sendmsg(handoff->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
+        (errno != EAGAIN || type != HANDOFF_PROGRESS))
         shutdown(handoff->fd, SHUT_RDWR); /* the event tells the owner */
+}
+
+void handoff_send(struct handoff *handoff, enum handoff_type type,
+                  const void *body, size_t bytes)
+{
+    send_packet(handoff, type, body, bytes, -1);
+}
+
+void handoff_send_fd(struct handoff *handoff, enum handoff_type type, int fd)
+{
+    send_packet(handoff, type, NULL, 0, fd);
 }
 
 void handoff_send_text(struct handoff *handoff, enum handoff_type type,

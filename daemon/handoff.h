@@ -48,9 +48,12 @@ void handoff_adopt(struct handoff *handoff,
                    const struct handoff_handlers *handlers, void *owner);
 
 /** handoff_send() - send one message with a body of @bytes. A QEMU that does
- * not read is disconnected. */
+ * not read is disconnected; but PROGRESS is dropped then, for there is more. */
 void handoff_send(struct handoff *handoff, enum handoff_type type,
                   const void *body, size_t bytes);
+
+/** handoff_send_fd() - the same, with a copy of @fd. */
+void handoff_send_fd(struct handoff *handoff, enum handoff_type type, int fd);
 
 /** handoff_send_text() - send PAUSED or ERROR. */
 void handoff_send_text(struct handoff *handoff, enum handoff_type type,

@@ -34,9 +34,10 @@ static void newcomer_message(void *owner, enum handoff_type type,
     const struct handoff_hello *hello = body;
     const char *wrong = NULL;
 
-    (void)fd;
-    if (type != HANDOFF_HELLO)
-        wrong = "the first message must be HELLO";
+    char error[ERROR_TEXT_BYTES];
+
+    if (type != HANDOFF_HELLO && type != HANDOFF_RETURN)
+        wrong = "the first message must be HELLO or RETURN";
     else if (ntohl(hello->role) != HANDOFF_SOURCE &&
              ntohl(hello->role) != HANDOFF_DESTINATION)
         wrong = "HELLO with an unknown role";
@@ -45,13 +46,15 @@ static void newcomer_message(void *owner, enum handoff_type type,
         wrong = "HELLO with text that does not end";
     else if (session_count() >= conf->max_sessions)
         wrong = "as many sessions as max-sessions allows are running";
+    else if (type == HANDOFF_RETURN
+                 ? session_return(base, conf, handoff, hello, *fd, error)
+                 : session_new(base, conf, handoff, hello, error))
+        wrong = error;
     if (wrong) {
         log_warning("QEMU %d: refused: %s", handoff_pid(handoff), wrong);
         handoff_send_text(handoff, HANDOFF_ERROR, wrong);
         handoff_free(handoff);
-        return;
     }
-    session_new(base, conf, handoff, hello);
 }
 
 static void newcomer_closed(void *owner, const char *reason)

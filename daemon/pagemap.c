@@ -5,14 +5,17 @@
 
 #include "util.h"
 
-void pagemap_init(struct pagemap *map, uint64_t pages, struct stats *stats)
+void pagemap_init(struct pagemap *map, uint64_t pages, uint64_t *missing,
+                  uint64_t *received, struct stats *stats)
 {
-    pageset_init(&map->missing, pages);
+    pageset_keep(&map->missing, pages, missing);
+    pageset_keep(&map->received, pages, received);
     pageset_init(&map->unclaimed, pages);
     pageset_init(&map->unrequested, pages);
     pthread_mutex_init(&map->lock, NULL);
     map->stats = stats;
     map->fault_count = 0;
+    pagemap_again(map);
 }
 
 void pagemap_fini(struct pagemap *map)
@@ -20,13 +23,14 @@ void pagemap_fini(struct pagemap *map)
     pageset_fini(&map->missing);
     pageset_fini(&map->unclaimed);
     pageset_fini(&map->unrequested);
+    pageset_fini(&map->received);
     pthread_mutex_destroy(&map->lock);
 }
 
 uint64_t pagemap_bytes(const struct pagemap *map)
 {
     return pageset_bytes(&map->missing) + pageset_bytes(&map->unclaimed) +
-           pageset_bytes(&map->unrequested);
+           pageset_bytes(&map->unrequested) + pageset_bytes(&map->received);
 }
 
 void pagemap_expect(struct pagemap *map, uint64_t first, uint64_t pages)
@@ -34,6 +38,17 @@ void pagemap_expect(struct pagemap *map, uint64_t first, uint64_t pages)
     pageset_add(&map->missing, first, pages);
     pageset_add(&map->unclaimed, first, pages);
     pageset_add(&map->unrequested, first, pages);
+}
+
+void pagemap_again(struct pagemap *map)
+{
+    pageset_fill(&map->unclaimed, &map->missing, &map->received);
+    pageset_fill(&map->unrequested, &map->missing, NULL);
+}
+
+const struct pageset *pagemap_wanted(const struct pagemap *map)
+{
+    return &map->unclaimed;
 }
 
 uint64_t pagemap_left(const struct pagemap *map)
@@ -60,6 +75,25 @@ void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
         mask[i] &= missing[i];
 }
 
+void pagemap_received(struct pagemap *map, uint64_t first, unsigned pages,
+                      const uint64_t *mask)
+{
+    unsigned end;
+
+    for (unsigned run = mask_run(mask, pages, 0, &end); run < pages;
+         run = mask_run(mask, pages, end, &end))
+        pageset_add(&map->received, first + run, end - run);
+}
+
+uint64_t pagemap_received_next(const struct pagemap *map, uint64_t from)
+{
+    uint64_t page = pageset_next(&map->received, from);
+
+    while (page < map->received.pages && !pageset_has(&map->missing, page))
+        page = pageset_next(&map->received, page + 1);
+    return page;
+}
+
 /* Count and forget the faults that wait for pages of @mask. Return the
  * shortest wait. */
 static uint64_t pagemap_measure(struct pagemap *map, uint64_t first,
@@ -83,6 +117,17 @@ static uint64_t pagemap_measure(struct pagemap *map, uint64_t first,
     }
     pthread_mutex_unlock(&map->lock);
     return shortest;
+}
+
+uint64_t pagemap_waiting_ns(struct pagemap *map)
+{
+    uint64_t since = UINT64_MAX;
+
+    pthread_mutex_lock(&map->lock);
+    for (unsigned i = 0; i < map->fault_count; i++)
+        since = MIN(since, map->faults[i].since_ns);
+    pthread_mutex_unlock(&map->lock);
+    return since;
 }
 
 unsigned pagemap_placed(struct pagemap *map, uint64_t first, unsigned pages,

@@ -5,7 +5,12 @@
  * A page is missing until it is placed; then it is the guest's and is never
  * written again. On the way it may be requested (a fault waits for it) and,
  * with an engine that receives in place, claimed by the one thread that
- * receives it. Any function may be called from any thread.
+ * receives it, and then received: all its bytes are there, and the guest may
+ * have it, so that it must not be written again even though it is missing.
+ *
+ * What is missing and received is kept where it outlives the daemon (keep.h),
+ * each bit written after what it says has become true. Any function may be
+ * called from any thread.
  */
 #ifndef REMAPD_PAGEMAP_H
 #define REMAPD_PAGEMAP_H
@@ -23,6 +28,7 @@ struct pagemap {
     struct pageset missing;     /* not placed yet */
     struct pageset unclaimed;   /* missing, and no thread receives it */
     struct pageset unrequested; /* missing, and not asked for */
+    struct pageset received;    /* in place; perhaps placed */
     struct stats *stats;
     pthread_mutex_t lock; /* of the table below */
     struct {
@@ -31,8 +37,11 @@ struct pagemap {
     unsigned fault_count;
 };
 
-/** pagemap_init() - a map of @pages page numbers, none missing. */
-void pagemap_init(struct pagemap *map, uint64_t pages, struct stats *stats);
+/** pagemap_init() - a map of @pages page numbers.
+ * @missing, @received: pageset_words() of each, which outlive the map; all 0
+ *                      for a map of which nothing is missing */
+void pagemap_init(struct pagemap *map, uint64_t pages, uint64_t *missing,
+                  uint64_t *received, struct stats *stats);
 
 /** pagemap_fini() - free what pagemap_init() allocated. */
 void pagemap_fini(struct pagemap *map);
@@ -43,6 +52,14 @@ uint64_t pagemap_bytes(const struct pagemap *map);
 /** pagemap_expect() - @pages pages from @first are missing; before any page
  * moves. */
 void pagemap_expect(struct pagemap *map, uint64_t first, uint64_t pages);
+
+/** pagemap_again() - forget who was receiving and asking for what; while no
+ * thread moves pages. */
+void pagemap_again(struct pagemap *map);
+
+/** pagemap_wanted() - the pages that must be sent: those missing of which the
+ * bytes are not here. Exact after pagemap_again(), before pages move. */
+const struct pageset *pagemap_wanted(const struct pagemap *map);
 
 /** pagemap_left() - how many pages are missing. */
 uint64_t pagemap_left(const struct pagemap *map);
@@ -58,6 +75,19 @@ bool pagemap_missing(const struct pagemap *map, uint64_t page);
  */
 void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
                   uint64_t *mask, bool claim);
+
+/** pagemap_received() - all bytes of the pages of @mask, which this thread has
+ * claimed, are in place. Before they are placed. */
+void pagemap_received(struct pagemap *map, uint64_t first, unsigned pages,
+                      const uint64_t *mask);
+
+/** pagemap_received_next() - the first page from @from on that is received and
+ * missing; the number of pages if there is none. */
+uint64_t pagemap_received_next(const struct pagemap *map, uint64_t from);
+
+/** pagemap_waiting_ns() - since when the fault that has waited longest does;
+ * UINT64_MAX if none waits. */
+uint64_t pagemap_waiting_ns(struct pagemap *map);
 
 /** pagemap_placed() - the pages of @mask are placed; measures the faults that
  * waited for them.

@@ -6,7 +6,7 @@
 
 #include "util.h"
 
-static uint64_t pageset_words(uint64_t pages)
+uint64_t pageset_words(uint64_t pages)
 {
     return (pages + 63) / 64 + 1; /* one more: a get may look past the end */
 }
@@ -18,14 +18,19 @@ void pageset_init(struct pageset *set, uint64_t pages)
 
     if (words == MAP_FAILED)
         abort();
-    set->words = words;
-    set->pages = pages;
-    set->count = 0;
+    *set = (struct pageset){.words = words, .pages = pages};
+}
+
+void pageset_keep(struct pageset *set, uint64_t pages, uint64_t *words)
+{
+    *set = (struct pageset){
+        .words = (_Atomic uint64_t *)words, .pages = pages, .kept = true};
+    pageset_fill(set, set, NULL);
 }
 
 void pageset_fini(struct pageset *set)
 {
-    if (set->words)
+    if (set->words && !set->kept)
         munmap(set->words, pageset_words(set->pages) * 8);
     *set = (struct pageset){0};
 }
@@ -49,6 +54,24 @@ void pageset_add(struct pageset *set, uint64_t first, uint64_t pages)
         page += run;
     }
     atomic_fetch_add(&set->count, added);
+}
+
+void pageset_fill(struct pageset *set, const struct pageset *from,
+                  const struct pageset *except)
+{
+    uint64_t count = 0;
+
+    for (uint64_t i = 0; i < pageset_words(set->pages); i++) {
+        uint64_t old = atomic_load(&set->words[i]);
+        uint64_t bits = from ? atomic_load(&from->words[i]) : 0;
+
+        if (except)
+            bits &= ~atomic_load(&except->words[i]);
+        count += (uint64_t)__builtin_popcountll(bits);
+        if (bits != old) /* memory that nobody has written takes none */
+            atomic_store(&set->words[i], bits);
+    }
+    atomic_store(&set->count, count);
 }
 
 bool pageset_has(const struct pageset *set, uint64_t page)

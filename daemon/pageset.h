@@ -6,7 +6,8 @@
  * received, what was asked for, what is left to send). There each bit goes from
  * set to clear exactly once, and pageset_take() tells the thread for which it
  * did: that thread alone acts on the page. A set from which nothing is taken
- * only grows. Any function may be called from any thread.
+ * only grows. Between two connections, while no thread moves pages, a set may
+ * be filled anew. Any function may be called from any thread.
  */
 #ifndef REMAPD_PAGESET_H
 #define REMAPD_PAGESET_H
@@ -21,10 +22,18 @@ struct pageset {
     _Atomic uint64_t *words;
     uint64_t pages; /* 0..pages-1 can be members */
     _Atomic uint64_t count;
+    bool kept; /* the words are somebody else's */
 };
 
 /** pageset_init() - an empty set for @pages page numbers. */
 void pageset_init(struct pageset *set, uint64_t pages);
+
+/** pageset_words() - how many words pageset_keep() needs for @pages. */
+uint64_t pageset_words(uint64_t pages);
+
+/** pageset_keep() - a set for @pages page numbers, with the members that
+ * @words has, which outlive it. */
+void pageset_keep(struct pageset *set, uint64_t pages, uint64_t *words);
 
 /** pageset_fini() - free what pageset_init() allocated. */
 void pageset_fini(struct pageset *set);
@@ -34,6 +43,12 @@ uint64_t pageset_bytes(const struct pageset *set);
 
 /** pageset_add() - make @pages pages from @first members. */
 void pageset_add(struct pageset *set, uint64_t first, uint64_t pages);
+
+/** pageset_fill() - make the members of @from that are not in @except the only
+ * ones. @from: of as many page numbers, or NULL for none; @except: may be NULL.
+ * No other thread may change one of the three. */
+void pageset_fill(struct pageset *set, const struct pageset *from,
+                  const struct pageset *except);
 
 /** pageset_has() - is @page a member? */
 bool pageset_has(const struct pageset *set, uint64_t page);

@@ -11,11 +11,18 @@
 #include "staging.h"
 #include "thread.h"
 
+/* Bulk may rest for so much longer than a peer may be silent: at the source it
+ * lets huge pages for faults go first. */
+#define BULK_PATIENCE 3
+
 struct receive_thread {
     struct receiver *receiver;
     struct channel channel;
     struct thread worker;    /* its buffer is this thread's staging */
     struct staging *staging; /* for whole granules, if engine remap is used */
+    _Atomic bool ended;      /* bulk: the source has sent its all */
+    uint64_t seen_bytes, seen_ns; /* what had come when the main thread looked,
+                                     and since when it was no more */
 };
 
 struct receiver {
@@ -31,10 +38,13 @@ struct receiver {
     struct collapser collapser;
     bool collapses; /* an engine places huge pages */
     struct stager stager;
-    struct thread_status status;
+    uint64_t past_bytes;          /* received on channels that are gone */
+    struct thread_status status;  /* of the channels' threads */
+    struct thread_status lasting; /* of the others */
 };
 
 struct receiver *receiver_new(const struct block_table *table,
+                              uint64_t *missing, uint64_t *received,
                               struct stats *stats, int notify_fd)
 {
     struct receiver *receiver = xcalloc(1, sizeof(*receiver));
@@ -42,9 +52,10 @@ struct receiver *receiver_new(const struct block_table *table,
     receiver->table = table;
     receiver->target.stats = stats;
     thread_status_init(&receiver->status, notify_fd);
-    pagemap_init(&receiver->map, table->pages, stats);
+    thread_status_init(&receiver->lasting, notify_fd);
+    pagemap_init(&receiver->map, table->pages, missing, received, stats);
     collapser_init(&receiver->collapser, table, &receiver->map,
-                   &receiver->status);
+                   &receiver->lasting);
     stager_init(&receiver->stager);
     return receiver;
 }
@@ -54,28 +65,52 @@ void receiver_expect(struct receiver *receiver, uint64_t first, uint64_t pages)
     pagemap_expect(&receiver->map, first, pages);
 }
 
+static void receiver_drop_channels(struct receiver *receiver)
+{
+    for (unsigned i = 0; i < receiver->count; i++) {
+        thread_join(&receiver->threads[i].worker);
+        receiver->past_bytes += receiver->threads[i].channel.received_bytes;
+        channel_fini(&receiver->threads[i].channel);
+    }
+    receiver->count = 0;
+}
+
+void receiver_again(struct receiver *receiver)
+{
+    receiver_drop_channels(receiver);
+    thread_status_again(&receiver->status);
+    pagemap_again(&receiver->map);
+}
+
+const struct pageset *receiver_wanted(const struct receiver *receiver)
+{
+    return pagemap_wanted(&receiver->map);
+}
+
 void receiver_add_channel(struct receiver *receiver, int fd,
                           enum channel_kind kind, unsigned index)
 {
     struct receive_thread *thread = &receiver->threads[receiver->count++];
 
     thread->receiver = receiver;
+    thread->ended = false;
+    thread->seen_bytes = 0;
+    thread->seen_ns = now_ns();
     channel_init(&thread->channel, fd, kind, index);
 }
 
-int receiver_stage(struct receiver *receiver, uint32_t urgent_slots,
-                   uint32_t bulk_slots)
+int receiver_stage(struct receiver *receiver, unsigned urgent,
+                   uint32_t urgent_slots, unsigned bulk, uint32_t bulk_slots)
 {
-    for (unsigned i = 0; i < receiver->count; i++) {
+    for (unsigned i = 0; i < urgent + bulk; i++) {
         struct receive_thread *thread = &receiver->threads[i];
 
-        thread->staging = stager_add(
-            &receiver->stager,
-            thread->channel.kind == CHANNEL_URGENT ? urgent_slots : bulk_slots);
+        thread->staging = stager_add(&receiver->stager,
+                                     i < urgent ? urgent_slots : bulk_slots);
         if (!thread->staging)
             return -ENOMEM;
     }
-    return stager_start(&receiver->stager, &receiver->status);
+    return stager_start(&receiver->stager, &receiver->lasting);
 }
 
 bool receiver_staged(struct receiver *receiver)
@@ -231,6 +266,8 @@ static int receive_range(struct receive_thread *thread,
     else if (ops->in_place)
         to = block->map + frame->offset;
     lost = receive_payload(thread, data, want_data, pages, to);
+    if (!lost && ops->in_place)
+        pagemap_received(&receiver->map, first, pages, want_data);
     ret = lost ? lost
                : place_pages(thread, frame, want_data, want_zero, whole, to);
     if (slot)
@@ -319,6 +356,7 @@ static int receive_frame(struct receive_thread *thread, char *error)
     case FRAME_ZERO:
         return receive_zero(thread, &frame, error);
     case FRAME_END:
+        thread->ended = true;
         return 0;
     default:
         snprintf(error, ERROR_TEXT_BYTES, "REQUEST frame from the source");
@@ -342,45 +380,92 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
                    struct faulters *faulters, const enum place_engine *engines,
                    struct placer_pool *placers)
 {
-    uint64_t granules = pagemap_left(&receiver->map) / FRAME_MAX_PAGES;
-    struct channel *urgent[THREAD_MAX_CHANNELS];
-    unsigned urgent_count = 0;
-    int ret;
-
     receiver->target.uffd = uffd;
     receiver->faulters = faulters;
     receiver->engines = engines;
     receiver->placers = placers;
     for (uint32_t i = 0; i < receiver->table->count; i++)
         receiver->collapses |= place_ops_of(engines[i])->huge;
-    for (unsigned i = 0; i < receiver->count; i++) {
-        struct receive_thread *thread = &receiver->threads[i];
-
-        if (placers->placers[i] && thread->channel.kind == CHANNEL_BULK)
-            placer_expect(placers->placers[i], granules);
-        if (thread->staging)
-            staging_expect(thread->staging, granules);
-        if (thread->channel.kind == CHANNEL_URGENT)
-            urgent[urgent_count++] = &thread->channel;
-        ret = thread_start(&thread->worker, &receiver->status, receive_main,
-                           thread);
-        if (ret)
-            return ret;
-    }
     if (receiver->collapses)
         collapser_start(&receiver->collapser, pid, true);
-    return fault_reader_start(&receiver->fault_reader, faulters,
-                              receiver->target.stats, engines, &receiver->map,
-                              urgent, urgent_count, &receiver->status);
+    return fault_reader_start(
+        &receiver->fault_reader, faulters, &receiver->target, receiver->table,
+        engines, &receiver->map, &receiver->lasting, &receiver->status);
+}
+
+int receiver_connect(struct receiver *receiver)
+{
+    uint64_t granules = pagemap_left(&receiver->map) / FRAME_MAX_PAGES;
+    struct channel *urgent[THREAD_MAX_CHANNELS];
+    unsigned urgent_count = 0;
+    int ret = 0;
+
+    for (unsigned i = 0; i < receiver->count; i++) {
+        struct channel *channel = &receiver->threads[i].channel;
+
+        if (receiver->threads[i].staging)
+            staging_expect(receiver->threads[i].staging, granules);
+        if (channel->kind == CHANNEL_URGENT)
+            urgent[urgent_count++] = channel;
+        else if (receiver->placers->placers[i])
+            placer_expect(receiver->placers->placers[i], granules);
+    }
+    for (unsigned i = 0; i < receiver->count && !ret; i++)
+        ret = thread_start(&receiver->threads[i].worker, &receiver->status,
+                           receive_main, &receiver->threads[i]);
+    if (!ret)
+        fault_reader_connect(receiver->fault_reader, urgent, urgent_count);
+    return ret;
+}
+
+void receiver_disconnect(struct receiver *receiver)
+{
+    thread_status_stop(&receiver->status);
+    fault_reader_disconnect(receiver->fault_reader);
+    for (unsigned i = 0; i < receiver->count; i++)
+        channel_shutdown(&receiver->threads[i].channel);
+}
+
+bool receiver_rests(const struct receiver *receiver)
+{
+    return thread_status_ended(&receiver->status) &&
+           !fault_reader_connected(receiver->fault_reader);
+}
+
+bool receiver_stalls(struct receiver *receiver, uint64_t patience_ns,
+                     char *error)
+{
+    uint64_t now = now_ns(), waiting = pagemap_waiting_ns(&receiver->map);
+
+    for (unsigned i = 0; i < receiver->count; i++) {
+        struct receive_thread *thread = &receiver->threads[i];
+        bool bulk = thread->channel.kind == CHANNEL_BULK;
+        uint64_t bytes = thread->channel.received_bytes;
+        /* An urgent channel owes something only while somebody waits. */
+        uint64_t owes = bulk ? 0 : waiting;
+        uint64_t patient_ns = bulk ? BULK_PATIENCE * patience_ns : patience_ns;
+
+        if (bytes != thread->seen_bytes || (bulk && thread->ended)) {
+            thread->seen_bytes = bytes;
+            thread->seen_ns = now;
+        } else if (owes < now && now - owes > patient_ns &&
+                   now - thread->seen_ns > patient_ns) {
+            snprintf(error, ERROR_TEXT_BYTES,
+                     "%s channel %u: nothing has come for %u s",
+                     bulk ? "bulk" : "urgent", thread->channel.index,
+                     (unsigned)(patient_ns / 1000000000));
+            return true;
+        }
+    }
+    return false;
 }
 
 void receiver_stop(struct receiver *receiver)
 {
-    thread_status_stop(&receiver->status);
+    receiver_disconnect(receiver);
+    thread_status_stop(&receiver->lasting);
     stager_stop(&receiver->stager);
     fault_reader_stop(receiver->fault_reader);
-    for (unsigned i = 0; i < receiver->count; i++)
-        channel_shutdown(&receiver->threads[i].channel);
 }
 
 void receiver_collapse(struct receiver *receiver, pid_t pid)
@@ -391,7 +476,8 @@ void receiver_collapse(struct receiver *receiver, pid_t pid)
 
 bool receiver_ended(const struct receiver *receiver)
 {
-    return thread_status_ended(&receiver->status);
+    return thread_status_ended(&receiver->status) &&
+           thread_status_ended(&receiver->lasting);
 }
 
 void receiver_free(struct receiver *receiver)
@@ -399,14 +485,12 @@ void receiver_free(struct receiver *receiver)
     if (!receiver)
         return;
     fault_reader_free(receiver->fault_reader);
-    for (unsigned i = 0; i < receiver->count; i++) {
-        thread_join(&receiver->threads[i].worker);
-        channel_fini(&receiver->threads[i].channel);
-    }
+    receiver_drop_channels(receiver);
     stager_fini(&receiver->stager);
     pagemap_fini(&receiver->map);
     collapser_fini(&receiver->collapser);
     thread_status_fini(&receiver->status);
+    thread_status_fini(&receiver->lasting);
     free(receiver);
 }
 
@@ -424,7 +508,7 @@ uint64_t receiver_bytes(const struct receiver *receiver, uint64_t *constant)
 
 uint64_t receiver_wire_bytes(const struct receiver *receiver)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = receiver->past_bytes;
 
     for (unsigned i = 0; i < receiver->count; i++)
         bytes += receiver->threads[i].channel.received_bytes;
@@ -433,5 +517,7 @@ uint64_t receiver_wire_bytes(const struct receiver *receiver)
 
 const char *receiver_error(const struct receiver *receiver)
 {
-    return thread_status_error(&receiver->status);
+    const char *error = thread_status_error(&receiver->status);
+
+    return error ? error : thread_status_error(&receiver->lasting);
 }

@@ -3,7 +3,9 @@
  * The destination's half of the page plane: channel, staging, engine, wake.
  *
  * The main thread sets a receiver up, starts it and stops it. In between it
- * runs one thread a channel and one that reads faults and sends requests.
+ * runs one thread that reads faults and, while it is connected, one a channel.
+ * A connection may be lost and another one be made at any time: disconnect,
+ * wait until it is at rest, add channels, connect.
  */
 #ifndef REMAPD_RECEIVER_H
 #define REMAPD_RECEIVER_H
@@ -21,31 +23,43 @@ struct receiver;
 /**
  * receiver_new() - a receiver without channels.
  * @table: of the guest; must stay as it is until receiver_free()
+ * @missing, @received: see pagemap_init()
  * @stats: counted into
  * @notify_fd: an eventfd that is written when receiver_error() or
  *             receiver_left() == 0 has something new to say
  */
 struct receiver *receiver_new(const struct block_table *table,
+                              uint64_t *missing, uint64_t *received,
                               struct stats *stats, int notify_fd);
 
 /** receiver_expect() - @pages pages from @first will come; before start. */
 void receiver_expect(struct receiver *receiver, uint64_t first, uint64_t pages);
 
-/** receiver_add_channel() - take over a connected socket; before start. */
+/** receiver_again() - forget the last connection, and who was receiving what;
+ * at rest. */
+void receiver_again(struct receiver *receiver);
+
+/** receiver_wanted() - the pages that the source must send; at rest, after
+ * receiver_again(). */
+const struct pageset *receiver_wanted(const struct receiver *receiver);
+
+/** receiver_add_channel() - take over a connected socket; before connect. */
 void receiver_add_channel(struct receiver *receiver, int fd,
                           enum channel_kind kind, unsigned index);
 
 /** receiver_stage() - have staging for engine remap primed in a thread, so many
- * slots of HUGE_BYTES for each channel of a kind; after the last channel.
+ * slots of HUGE_BYTES for each of so many channels, the urgent ones first; they
+ * keep it when they are connected anew.
  * Return: 0, or -errno; the engine then cannot be used. */
-int receiver_stage(struct receiver *receiver, uint32_t urgent_slots,
-                   uint32_t bulk_slots);
+int receiver_stage(struct receiver *receiver, unsigned urgent,
+                   uint32_t urgent_slots, unsigned bulk, uint32_t bulk_slots);
 
 /** receiver_staged() - is all staging primed? True if there is none. */
 bool receiver_staged(struct receiver *receiver);
 
-/** receiver_start() - serve the faults of @faulters; QEMU's are among them, and
- * its pages are placed by @uffd. Both stay the caller's.
+/** receiver_start() - answer the faults of @faulters, as far as that can be
+ * done without the source; QEMU's are among them, and its pages are placed by
+ * @uffd. Both stay the caller's.
  * @pid: of the QEMU
  * @engines: by block index; read until receiver_free()
  * @placers: one for each channel, in their order, or none; until the end of
@@ -55,6 +69,23 @@ bool receiver_staged(struct receiver *receiver);
 int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
                    struct faulters *faulters, const enum place_engine *engines,
                    struct placer_pool *placers);
+
+/** receiver_connect() - receive on the channels, and ask for what is missing.
+ * Return: 0, or -errno; then call receiver_disconnect(). */
+int receiver_connect(struct receiver *receiver);
+
+/** receiver_disconnect() - have the channels' threads end, without waiting for
+ * it. */
+void receiver_disconnect(struct receiver *receiver);
+
+/** receiver_rests() - have they? The eventfd is written when they have. */
+bool receiver_rests(const struct receiver *receiver);
+
+/** receiver_stalls() - has a channel that owes pages brought nothing for
+ * @patience_ns? @error: ERROR_TEXT_BYTES, says which. To be asked again and
+ * again, by the main thread. */
+bool receiver_stalls(struct receiver *receiver, uint64_t patience_ns,
+                     char *error);
 
 /** receiver_stop() - have all threads end, without waiting for it; pages stay
  * as they are. */
@@ -82,7 +113,8 @@ uint64_t receiver_bytes(const struct receiver *receiver, uint64_t *constant);
 /** receiver_wire_bytes() - bytes received on all channels. */
 uint64_t receiver_wire_bytes(const struct receiver *receiver);
 
-/** receiver_error() - why a thread has ended early, or NULL. */
+/** receiver_error() - why a channel, or else the guest's memory, does not work
+ * any more, or NULL. */
 const char *receiver_error(const struct receiver *receiver);
 
 #endif

@@ -85,7 +85,8 @@ static const int plain[] = {
     SCMP_SYS(readlink), SCMP_SYS(readlinkat), SCMP_SYS(readv), SCMP_SYS(unlink),
     SCMP_SYS(unlinkat), SCMP_SYS(write), SCMP_SYS(writev),
     /* memory */
-    SCMP_SYS(brk), SCMP_SYS(madvise), SCMP_SYS(mremap), SCMP_SYS(munmap),
+    SCMP_SYS(brk), SCMP_SYS(ftruncate), SCMP_SYS(madvise),
+    SCMP_SYS(memfd_create), SCMP_SYS(mremap), SCMP_SYS(munmap),
     /* threads, time, signals, the end */
     SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep), SCMP_SYS(exit),
     SCMP_SYS(exit_group), SCMP_SYS(futex), SCMP_SYS(getegid), SCMP_SYS(geteuid),

@@ -30,12 +30,12 @@ struct sender {
     _Atomic unsigned whole; /* huge pages being sent to who waits for them */
     struct send_thread threads[THREAD_MAX_CHANNELS];
     unsigned count;
+    uint64_t past_bytes; /* sent on channels that are gone */
     struct thread_status status;
 };
 
 struct sender *sender_new(const struct block_table *table, pid_t pid,
-                          const uint32_t *granule, struct stats *stats,
-                          int notify_fd)
+                          struct stats *stats, int notify_fd)
 {
     struct sender *sender = xcalloc(1, sizeof(*sender));
     char path[32];
@@ -44,13 +44,40 @@ struct sender *sender_new(const struct block_table *table, pid_t pid,
     sender->pid = pid;
     snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
     sender->pagemap = open(path, O_RDONLY | O_CLOEXEC);
-    sender->granule = xcalloc(table->count, sizeof(*granule));
-    memcpy(sender->granule, granule, table->count * sizeof(*granule));
+    sender->granule = xcalloc(table->count, sizeof(*sender->granule));
     sender->stats = stats;
     sender->hint = SENDER_NO_HINT;
     thread_status_init(&sender->status, notify_fd);
     pageset_init(&sender->left, table->pages);
     return sender;
+}
+
+void sender_set_granules(struct sender *sender, const uint32_t *granule)
+{
+    memcpy(sender->granule, granule, sender->table->count * sizeof(*granule));
+}
+
+static void sender_drop_channels(struct sender *sender)
+{
+    for (unsigned i = 0; i < sender->count; i++) {
+        thread_join(&sender->threads[i].worker);
+        sender->past_bytes += sender->threads[i].channel.sent_bytes;
+        channel_fini(&sender->threads[i].channel);
+    }
+    sender->count = 0;
+}
+
+void sender_again(struct sender *sender)
+{
+    sender_drop_channels(sender);
+    thread_status_again(&sender->status);
+    sender->hint = SENDER_NO_HINT;
+    sender->whole = 0;
+}
+
+void sender_forget(struct sender *sender)
+{
+    pageset_fill(&sender->left, NULL, NULL);
 }
 
 void sender_add_channel(struct sender *sender, int fd, enum channel_kind kind,
@@ -67,9 +94,9 @@ void sender_leave(struct sender *sender, uint64_t first, uint64_t pages)
     pageset_add(&sender->left, first, pages);
 }
 
-uint64_t sender_left(const struct sender *sender)
+const struct pageset *sender_left(const struct sender *sender)
 {
-    return pageset_count(&sender->left);
+    return &sender->left;
 }
 
 /* One frame: as few bytes as say what the pages of @wanted hold. A huge page
@@ -301,10 +328,7 @@ void sender_free(struct sender *sender)
 {
     if (!sender)
         return;
-    for (unsigned i = 0; i < sender->count; i++) {
-        thread_join(&sender->threads[i].worker);
-        channel_fini(&sender->threads[i].channel);
-    }
+    sender_drop_channels(sender);
     pageset_fini(&sender->left);
     if (sender->pagemap >= 0)
         close(sender->pagemap);
@@ -320,7 +344,7 @@ uint64_t sender_bytes(const struct sender *sender)
 
 uint64_t sender_wire_bytes(const struct sender *sender)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes = sender->past_bytes;
 
     for (unsigned i = 0; i < sender->count; i++)
         bytes += sender->threads[i].channel.sent_bytes;

@@ -4,7 +4,8 @@
  *
  * The main thread sets a sender up, starts and stops it. In between it runs
  * one thread a channel: urgent ones answer requests, bulk ones send what is
- * left, first of all around the last request.
+ * left, first of all around the last request. A connection may be lost: stop,
+ * wait for the threads' end, sender_again(), add channels, start.
  */
 #ifndef REMAPD_SENDER_H
 #define REMAPD_SENDER_H
@@ -13,6 +14,7 @@
 
 #include "block.h"
 #include "channel.h"
+#include "pageset.h"
 #include "stats.h"
 
 struct sender;
@@ -21,13 +23,21 @@ struct sender;
  * sender_new() - a sender without channels; all of @table's pages stay unsent.
  * @table: must stay as it is until sender_free()
  * @pid: whose memory blocks without an fd are
- * @granule: by block index, bytes that bulk sends in one frame; copied
  * @stats: counted into
  * @notify_fd: an eventfd, written when sender_error() has something new
  */
 struct sender *sender_new(const struct block_table *table, pid_t pid,
-                          const uint32_t *granule, struct stats *stats,
-                          int notify_fd);
+                          struct stats *stats, int notify_fd);
+
+/** sender_set_granules() - by block index, bytes that bulk sends in one frame;
+ * copied; before start. */
+void sender_set_granules(struct sender *sender, const uint32_t *granule);
+
+/** sender_again() - forget the last connection; after the threads' end. */
+void sender_again(struct sender *sender);
+
+/** sender_forget() - nothing is to be sent any more; before sender_leave(). */
+void sender_forget(struct sender *sender);
 
 /** sender_add_channel() - take over a connected socket; before start. */
 void sender_add_channel(struct sender *sender, int fd, enum channel_kind kind,
@@ -37,7 +47,7 @@ void sender_add_channel(struct sender *sender, int fd, enum channel_kind kind,
 void sender_leave(struct sender *sender, uint64_t first, uint64_t pages);
 
 /** sender_left() - pages that bulk has still to send. Any thread. */
-uint64_t sender_left(const struct sender *sender);
+const struct pageset *sender_left(const struct sender *sender);
 
 /** sender_start() - answer requests and send.
  * Return: 0, or -errno if threads cannot be had; then call sender_stop(). */

@@ -81,6 +81,7 @@ static void session_free(struct session *session)
     event_free(session->notify);
     close(session->notify_fd);
     block_table_fini(&session->table);
+    keep_fini(&session->keep);
     explicit_bzero(session, sizeof(*session));
     free(session);
 }
@@ -130,22 +131,22 @@ static void session_notified(evutil_socket_t fd, short what, void *opaque)
         session_free(session);
 }
 
-struct session *session_new(struct event_base *base, const struct conf *conf,
-                            struct handoff *handoff,
-                            const struct handoff_hello *hello)
+static void session_begin(struct event_base *base, const struct conf *conf,
+                          struct handoff *handoff,
+                          const struct handoff_hello *hello,
+                          const struct keep *keep, bool returned)
 {
     struct session *session = xcalloc(1, sizeof(*session));
-    uint8_t id[SESSION_ID_BYTES];
 
-    if (getrandom(id, sizeof(id), 0) != sizeof(id))
-        abort();
     session->base = base;
     session->conf = conf;
     session->role = be32toh(hello->role);
     session->handoff = handoff;
+    session->keep = *keep;
+    session->returned = returned;
     session->created_ns = session->heard_ns = now_ns();
     snprintf(session->name, sizeof(session->name), "%s", hello->name);
-    session_set_id(session, id);
+    session_set_id(session, keep->record.session);
     session->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     session->notify = event_new(base, session->notify_fd, EV_READ | EV_PERSIST,
                                 session_notified, session);
@@ -158,11 +159,78 @@ struct session *session_new(struct event_base *base, const struct conf *conf,
     session->next = sessions;
     sessions = session;
     session_total++;
-    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_BEGINS, "%s of %s, QEMU %d",
-                role_name(session), session->name, handoff_pid(handoff));
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_BEGINS,
+                "%s of %s, QEMU %d%s", role_name(session), session->name,
+                handoff_pid(handoff),
+                returned ? ", which was with another remapd before" : "");
+    if (returned) {
+        session->state = SESSION_PAUSED;
+        session->paused_ns = session->created_ns;
+        session->pauses = 1;
+        snprintf(session->error, sizeof(session->error),
+                 "remapd was started anew");
+    }
     handoff_adopt(handoff, &session_ops_of(session)->handoff, session);
     session_ops_of(session)->init(session, hello);
-    return session;
+}
+
+int session_new(struct event_base *base, const struct conf *conf,
+                struct handoff *handoff, const struct handoff_hello *hello,
+                char *error)
+{
+    struct keep keep;
+    int ret = keep_init(&keep, be32toh(hello->role), be64toh(hello->ram_bytes));
+
+    if (ret) {
+        snprintf(error, ERROR_TEXT_BYTES, "no memory for the map of pages: %s",
+                 strerror(-ret));
+        return ret;
+    }
+    if (getrandom(keep.record.session, sizeof(keep.record.session), 0) !=
+        sizeof(keep.record.session))
+        abort();
+    session_begin(base, conf, handoff, hello, &keep, false);
+    return 0;
+}
+
+/* Its threads may still be writing into the guest. */
+static bool session_lingers(const struct session *list, enum handoff_role role,
+                            const uint8_t *id)
+{
+    for (; list; list = list->next) {
+        if (list->role == role && !memcmp(list->id, id, sizeof(list->id)))
+            return true;
+    }
+    return false;
+}
+
+int session_return(struct event_base *base, const struct conf *conf,
+                   struct handoff *handoff, const struct handoff_hello *hello,
+                   int fd, char *error)
+{
+    enum handoff_role role = be32toh(hello->role);
+    struct keep keep = {0};
+    int ret = keep_load(&keep, fd, role, error);
+
+    if (ret)
+        return ret;
+    if (session_lingers(sessions, role, keep.record.session) ||
+        session_lingers(closing, role, keep.record.session)) {
+        snprintf(error, ERROR_TEXT_BYTES,
+                 "the session that QEMU left has not ended yet");
+        keep_fini(&keep);
+        return -EBUSY;
+    }
+    session_begin(base, conf, handoff, hello, &keep, true);
+    return 0;
+}
+
+void session_welcome(struct session *session, struct handoff_welcome *welcome)
+{
+    memcpy(welcome->session, session->id, sizeof(welcome->session));
+    handoff_send(session->handoff, HANDOFF_WELCOME, welcome, sizeof(*welcome));
+    if (!session->returned)
+        handoff_send_fd(session->handoff, HANDOFF_KEEP, session->keep.fd);
 }
 
 struct session *session_find(const uint8_t *id, size_t id_bytes)
@@ -271,6 +339,14 @@ void session_fail(struct session *session, const char *format, ...)
     session_close(session);
 }
 
+/* Nothing is left of the connection, if there is one. */
+static void session_disconnect(struct session *session)
+{
+    msg_conn_free(session->control);
+    session->control = NULL;
+    session_ops_of(session)->disconnect(session);
+}
+
 void session_pause(struct session *session, const char *format, ...)
 {
     char reason[ERROR_TEXT_BYTES];
@@ -287,17 +363,45 @@ void session_pause(struct session *session, const char *format, ...)
     session_tell(session, true, reason);
     session_sample(session, true);
     session->state = SESSION_PAUSED;
-    session_ops_of(session)->stop(session);
-    msg_conn_free(session->control);
-    session->control = NULL;
+    session->paused_ns = now_ns();
+    session->pauses++;
+    session_disconnect(session);
 }
 
 void session_lost(struct session *session, const char *reason)
 {
-    if (session->state == SESSION_ACTIVE)
+    if (session->state == SESSION_ACTIVE) {
         session_pause(session, "%s", reason);
-    else if (session->state < SESSION_ACTIVE)
+    } else if (session->state == SESSION_PAUSED) {
+        session_log(session, LOG_LEVEL_DEBUG, LOG_EVENT_NONE,
+                    "%s cannot go on yet: %s", role_name(session), reason);
+        session_disconnect(session);
+    } else if (session->state < SESSION_ACTIVE) {
         session_fail(session, "%s", reason);
+    }
+}
+
+void session_broken(struct session *session, const char *reason)
+{
+    if (session->role == HANDOFF_DESTINATION &&
+        session->state == SESSION_PREPARED)
+        session_pause(session, "%s", reason);
+    else
+        session_lost(session, reason);
+}
+
+void session_resume(struct session *session, enum session_state state)
+{
+    uint64_t now = now_ns();
+
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
+                "%s goes on after %.1f s, %llu pages left", role_name(session),
+                (double)(now - session->paused_ns) / 1e9,
+                (unsigned long long)session->left_pages);
+    session->past_paused_ns += now - session->paused_ns;
+    session->error[0] = 0;
+    session_set_state(session, state);
+    handoff_send(session->handoff, HANDOFF_RESUMED, NULL, 0);
 }
 
 /* Keep what is known of a session that ends: for remapctl, and in a file. */
@@ -465,6 +569,13 @@ static double seconds(uint64_t from_ns, uint64_t to_ns)
     return from_ns && to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0;
 }
 
+static uint64_t session_paused_ns(const struct session *session)
+{
+    return session->past_paused_ns + (session->state == SESSION_PAUSED
+                                          ? now_ns() - session->paused_ns
+                                          : 0);
+}
+
 struct json_object *session_json(const struct session *session)
 {
     const struct stats *stats = &session->stats;
@@ -499,6 +610,11 @@ struct json_object *session_json(const struct session *session)
     json_object_object_add(json, "huge_pages", huge);
     add_number(pages, "copied_shared", stats->copied_shared_pages);
     json_object_object_add(json, "pages", pages);
+    add_number(pages, "resent", session->resent_pages);
+    add_number(json, "pauses", session->pauses);
+    json_object_object_add(
+        json, "paused_seconds",
+        json_object_new_double((double)session_paused_ns(session) / 1e9));
     add_number(json, "bytes_on_wire", session->wire_bytes);
     add_number(json, "map_bytes", session->map_bytes);
     add_number(json, "faults", stats->faults);

@@ -18,6 +18,7 @@
 #include "block.h"
 #include "conf.h"
 #include "handoff.h"
+#include "keep.h"
 #include "msg.h"
 #include "place.h"
 #include "receiver.h"
@@ -37,7 +38,8 @@ enum session_state {
     SESSION_ACTIVE,   /* source: the guest has left; destination: faults are
                          served */
     SESSION_COMPLETE, /* every page is placed */
-    SESSION_PAUSED,   /* the peer is lost after the switchover */
+    SESSION_PAUSED,   /* the peer is lost after the switchover, or, for the
+                         destination, perhaps after it */
     SESSION_FAILED,   /* over, not complete */
     SESSION_CLOSED,   /* over: the migration never came to us, or is done */
     SESSION_STATES,
@@ -62,6 +64,10 @@ struct session {
     int notify_fd;
     bool closing; /* only waiting for its threads */
     uint64_t created_ns, active_ns, complete_ns, heard_ns, spoke_ns;
+    uint64_t paused_ns;      /* since when, while paused */
+    uint64_t past_paused_ns; /* in all pauses that are over */
+    unsigned pauses;
+    bool returned; /* another remapd began it, and QEMU came to this one */
 
     struct block_table table; /* of both: names and sizes are the same */
     struct stats stats;
@@ -70,6 +76,8 @@ struct session {
     uint64_t left_pages;
     uint64_t wire_bytes; /* kept when sender or receiver are gone */
     uint64_t map_bytes;
+    uint64_t resent_pages; /* source: sent, but asked for after a pause */
+    struct keep keep;      /* what outlives this remapd */
 
     union {
         struct session_source *source;
@@ -77,10 +85,21 @@ struct session {
     };
 };
 
-/** session_new() - for a QEMU that has said hello. */
-struct session *session_new(struct event_base *base, const struct conf *conf,
-                            struct handoff *handoff,
-                            const struct handoff_hello *hello);
+/** session_new() - for a QEMU that has said hello.
+ * Return: 0, or -errno with @error; the caller frees @handoff then. */
+int session_new(struct event_base *base, const struct conf *conf,
+                struct handoff *handoff, const struct handoff_hello *hello,
+                char *error);
+
+/**
+ * session_return() - for a QEMU that comes back with what another remapd, or
+ * this one earlier, has given it to keep.
+ * @fd: that; stays the caller's
+ * Return: 0, or -errno with @error; the caller frees @handoff then.
+ */
+int session_return(struct event_base *base, const struct conf *conf,
+                   struct handoff *handoff, const struct handoff_hello *hello,
+                   int fd, char *error);
 
 /** session_find() - by the @id_bytes bytes at @id, or NULL. */
 struct session *session_find(const uint8_t *id, size_t id_bytes);
@@ -94,6 +113,9 @@ struct session *session_first(void);
 /** session_count() - how many there are, with those whose threads have not yet
  * come to their end. */
 unsigned session_count(void);
+
+/** session_welcome() - answer QEMU's hello, and give it what it is to keep. */
+void session_welcome(struct session *session, struct handoff_welcome *welcome);
 
 /** session_set_id() - the id under which both hosts know the session. */
 void session_set_id(struct session *session, const uint8_t *id);
@@ -121,13 +143,23 @@ void session_fail(struct session *session, const char *format, ...)
 
 /**
  * session_pause() - after the switchover: pages stop moving, nothing is lost.
- * QEMU and the peer are told @reason; the session stays.
+ * QEMU and the peer are told @reason; the session stays, and the source tries
+ * to come back.
  */
 void session_pause(struct session *session, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/** session_lost() - session_fail() or session_pause(), by what can be lost. */
+/** session_lost() - session_fail() or session_pause(), by what can be lost;
+ * paused already: what there is of a new connection is dropped. */
 void session_lost(struct session *session, const char *reason);
+
+/** session_broken() - the same where only the connection is gone, or the peer
+ * waits: a destination that may be past the switchover pauses. */
+void session_broken(struct session *session, const char *reason);
+
+/** session_resume() - after a pause pages move again, or, in PREPARED, may
+ * soon; QEMU is told. */
+void session_resume(struct session *session, enum session_state state);
 
 /** session_end() - session_close(), and say why if it is not complete. */
 void session_end(struct session *session, const char *reason);
@@ -169,7 +201,10 @@ extern const struct session_ops {
     void (*tick)(struct session *session);
     void (*plane)(struct session *session);   /* page threads have news */
     void (*figures)(struct session *session); /* bring those up to date */
-    void (*stop)(struct session *session);    /* have the page threads end */
+    /* Paused: have nothing left of the connection, and the threads that serve
+     * it end; again for each try to come back that fails. */
+    void (*disconnect)(struct session *session);
+    void (*stop)(struct session *session); /* have the page threads end */
     bool (*ended)(const struct session *session); /* have they? */
     void (*fini)(struct session *session);
     enum place_engine (*engine)(const struct session *session,

@@ -56,6 +56,8 @@ struct session_destination {
     uint64_t uffd_features;
     uint64_t prepare_ns; /* when the source asked */
     bool left_known, detaching;
+    bool serving;  /* faults are read */
+    bool resuming; /* the source waits for Resumed */
 };
 
 static unsigned channel_total(const struct session *session)
@@ -149,10 +151,8 @@ static void destination_init(struct session *session,
     destination->uffd = destination->arriving.uffd = -1;
     for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++)
         destination->channel_fds[i] = -1;
-    if (getrandom(destination->secret, sizeof(destination->secret), 0) < 0 ||
-        getrandom(destination->key, sizeof(destination->key), 0) < 0)
+    if (getrandom(destination->secret, sizeof(destination->secret), 0) < 0)
         abort();
-    memcpy(welcome.session, session->id, sizeof(welcome.session));
     if (session->conf->engine == PLACE_MOVE ||
         (session->conf->engine == PLACE_ENGINES && !can_remap(session))) {
         welcome.placers = htobe32(channel_total(session));
@@ -160,8 +160,52 @@ static void destination_init(struct session *session,
             (uint32_t)MIN(be64toh(hello->ram_bytes) / PLACER_SLOT_BYTES + 1,
                           STAGING_MAX_SLOTS));
     }
-    handoff_send(session->handoff, HANDOFF_WELCOME, &welcome, sizeof(welcome));
-    send_ticket(session, hello->address);
+    session_welcome(session, &welcome);
+    if (session->returned)
+        destination->left_known = session->keep.record.left_known;
+    else
+        send_ticket(session, hello->address);
+}
+
+/* ---- what both are told ---- */
+
+static void update_figures(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    if (!destination->receiver)
+        return;
+    session->wire_bytes = receiver_wire_bytes(destination->receiver);
+    session->left_pages = receiver_left(destination->receiver);
+}
+
+static void send_progress(struct session *session)
+{
+    const struct histogram *latency = &session->stats.latency;
+    Remapd__Progress progress = REMAPD__PROGRESS__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    update_figures(session);
+    progress.placed_pages = session->total_pages - session->left_pages;
+    progress.left_pages = session->left_pages;
+    progress.faults = session->stats.faults;
+    progress.latency_p50_ns = histogram_quantile(latency, 0.5);
+    progress.latency_p99_ns = histogram_quantile(latency, 0.99);
+    progress.latency_max_ns = latency->max_ns;
+    message.body_case = REMAPD__MESSAGE__BODY_PROGRESS;
+    message.progress = &progress;
+    session_send(session, &message);
+}
+
+static void send_complete(struct session *session)
+{
+    Remapd__Complete body = REMAPD__COMPLETE__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    send_progress(session);
+    message.body_case = REMAPD__MESSAGE__BODY_COMPLETE;
+    message.complete = &body;
+    session_send(session, &message);
 }
 
 /* ---- the source joins ---- */
@@ -179,12 +223,40 @@ static bool secret_matches(const uint8_t *secret,
     return !difference;
 }
 
-static int join_control(struct session *session, struct msg_conn *conn,
-                        const Remapd__Hello *hello, char *error)
+/* May a source that comes back, as @hello says, have the session? */
+static int check_return(struct session *session, const Remapd__Hello *hello,
+                        char *error)
+{
+    struct keep_record *record = &session->keep.record;
+
+    if (!record->joined ||
+        !secret_matches(record->resume_key, &hello->secret)) {
+        snprintf(error, ERROR_TEXT_BYTES, "the resume key is wrong");
+        return -EACCES;
+    }
+    if (hello->attempt <= record->attempt) {
+        snprintf(error, ERROR_TEXT_BYTES,
+                 "the source has come back since then: try %llu, the last was "
+                 "%llu",
+                 (unsigned long long)hello->attempt,
+                 (unsigned long long)record->attempt);
+        return -EACCES;
+    }
+    if (session->state < SESSION_PREPARED ||
+        (session->returned && session->destination->uffd < 0)) {
+        snprintf(error, ERROR_TEXT_BYTES, "there is nothing to come back to");
+        return -EACCES;
+    }
+    record->attempt = hello->attempt;
+    keep_save(&session->keep);
+    return 0;
+}
+
+static int check_ticket(struct session *session, const Remapd__Hello *hello,
+                        char *error)
 {
     struct session_destination *destination = session->destination;
-    Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
-    Remapd__Message message = REMAPD__MESSAGE__INIT;
+    struct keep_record *record = &session->keep.record;
 
     if (session->state != SESSION_WAITING) {
         snprintf(error, ERROR_TEXT_BYTES, "the ticket has been used");
@@ -199,6 +271,33 @@ static int join_control(struct session *session, struct msg_conn *conn,
         return -EACCES;
     }
     explicit_bzero(destination->secret, sizeof(destination->secret));
+    if (getrandom(record->resume_key, sizeof(record->resume_key), 0) < 0)
+        abort();
+    record->joined = true;
+    keep_save(&session->keep);
+    return 0;
+}
+
+static int join_control(struct session *session, struct msg_conn *conn,
+                        const Remapd__Hello *hello, char *error)
+{
+    struct session_destination *destination = session->destination;
+    struct keep_record *record = &session->keep.record;
+    bool back = hello->attempt;
+    int ret = back ? check_return(session, hello, error)
+                   : check_ticket(session, hello, error);
+    Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    if (ret)
+        return ret;
+    if (back && session->state == SESSION_PAUSED)
+        session_lost(session, "the source comes back once more");
+    else if (back)
+        session_broken(session, "the source has lost the connection");
+    msg_conn_free(session->control);
+    if (getrandom(destination->key, sizeof(destination->key), 0) < 0)
+        abort();
     msg_conn_adopt(conn, &session_destination_ops.control, session);
     session->control = conn;
     session->heard_ns = now_ns();
@@ -207,10 +306,16 @@ static int join_control(struct session *session, struct msg_conn *conn,
         (ProtobufCBinaryData){sizeof(destination->key), destination->key};
     welcome.urgent = session->conf->urgent_channels;
     welcome.bulk = session->conf->bulk_channels;
+    if (!back)
+        welcome.resume_key = (ProtobufCBinaryData){sizeof(record->resume_key),
+                                                   record->resume_key};
     message.body_case = REMAPD__MESSAGE__BODY_WELCOME;
     message.welcome = &welcome;
     session_send(session, &message);
-    session_set_state(session, SESSION_JOINED);
+    if (session->state == SESSION_COMPLETE)
+        send_complete(session);
+    else if (!back)
+        session_set_state(session, SESSION_JOINED);
     return 0;
 }
 
@@ -226,7 +331,9 @@ static int join_channel(struct session *session, struct msg_conn *conn,
     Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
-    if (session->state != SESSION_JOINED ||
+    if ((session->state != SESSION_JOINED &&
+         (session->state != SESSION_PAUSED || !session->control ||
+          destination->resuming)) ||
         !secret_matches(destination->key, &hello->secret)) {
         snprintf(error, ERROR_TEXT_BYTES, "the channel has no right to join");
         return -EACCES;
@@ -241,10 +348,13 @@ static int join_channel(struct session *session, struct msg_conn *conn,
     message.welcome = &welcome;
     msg_conn_send(conn, &message);
     destination->channel_fds[slot] = msg_conn_detach(conn);
-    if (destination->channel_fds[slot] < 0)
+    if (destination->channel_fds[slot] < 0) {
         session_lost(session, "a channel of the source spoke too early");
-    else
-        destination->channels_open++;
+        return 0;
+    }
+    channel_bound_silence(destination->channel_fds[slot],
+                          session->conf->peer_timeout_s);
+    destination->channels_open++;
     return 0;
 }
 
@@ -265,8 +375,11 @@ static void on_placer(struct session *session,
     unsigned index = destination->placers.count;
     uint32_t slots = be32toh(message->slots);
 
-    if (session->state >= SESSION_PREPARED || *fd < 0 || !slots ||
-        slots > STAGING_MAX_SLOTS || index >= channel_total(session)) {
+    bool turn = session->returned ? destination->uffd < 0
+                                  : session->state < SESSION_PREPARED;
+
+    if (!turn || *fd < 0 || !slots || slots > STAGING_MAX_SLOTS ||
+        index >= channel_total(session)) {
         session_lost(session, "QEMU offers a placer out of turn");
         return;
     }
@@ -301,17 +414,56 @@ static void on_block(struct session *session, const Remapd__Block *body)
         session_lost(session, error);
 }
 
-/* What bulk sends at once: more where a whole huge page can be placed. */
-static uint32_t granule_of(const struct session *session,
-                           const struct block *block)
+/* What bulk sends at once of each block: more where a whole huge page can be
+ * placed. */
+static uint32_t *granules_of(const struct session *session)
 {
-    enum place_engine engine =
-        block->shared
-            ? PLACE_COPY
-            : place_engine_for(block, probe_granted(), has_placers(session),
-                               session->conf->engine);
+    static uint32_t granules[BLOCK_MAX_COUNT];
 
-    return (uint32_t)MAX(GRANULE_BYTES, place_granule(engine, block));
+    for (uint32_t i = 0; i < session->table.count; i++) {
+        const struct block *block = &session->table.blocks[i];
+        enum place_engine engine =
+            block->shared
+                ? PLACE_COPY
+                : place_engine_for(block, probe_granted(), has_placers(session),
+                                   session->conf->engine);
+
+        granules[i] =
+            (uint32_t)MAX(GRANULE_BYTES, place_granule(engine, block));
+    }
+    return granules;
+}
+
+/* The channels are the receiver's from here on. */
+static void give_channels(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    for (unsigned i = 0; i < channel_total(session); i++) {
+        bool urgent = i < session->conf->urgent_channels;
+
+        receiver_add_channel(destination->receiver, destination->channel_fds[i],
+                             urgent ? CHANNEL_URGENT : CHANNEL_BULK,
+                             urgent ? i : i - session->conf->urgent_channels);
+        destination->channel_fds[i] = -1;
+    }
+    destination->channels_open = 0;
+}
+
+/* Return: false if what QEMU keeps has no room for the map. */
+static bool new_receiver(struct session *session)
+{
+    struct keep *keep = &session->keep;
+    uint64_t pages = session->table.pages;
+    uint64_t *missing = keep_map_words(keep, KEEP_MISSING, pages);
+    uint64_t *received = keep_map_words(keep, KEEP_RECEIVED, pages);
+
+    if (!missing || !received)
+        return false;
+    session->destination->receiver =
+        receiver_new(&session->table, missing, received, &session->stats,
+                     session->notify_fd);
+    return true;
 }
 
 /* Have staging of our own primed, for as much as is private. */
@@ -328,8 +480,9 @@ static int begin_staging(const struct session *session)
     if (!slots || !can_remap(session))
         return 0;
     return receiver_stage(
-        session->destination->receiver,
+        session->destination->receiver, session->conf->urgent_channels,
         (uint32_t)MIN(slots, STAGING_URGENT_SLOTS),
+        session->conf->bulk_channels,
         (uint32_t)MIN(slots / session->conf->bulk_channels + 1,
                       STAGING_MAX_SLOTS));
 }
@@ -349,18 +502,16 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
                               "channels");
         return;
     }
-    destination->receiver =
-        receiver_new(&session->table, &session->stats, session->notify_fd);
-    for (unsigned i = 0; i < channel_total(session); i++) {
-        bool urgent = i < session->conf->urgent_channels;
-
-        if (destination->placers.placers[i])
-            placer_begin(destination->placers.placers[i]);
-        receiver_add_channel(destination->receiver, destination->channel_fds[i],
-                             urgent ? CHANNEL_URGENT : CHANNEL_BULK,
-                             urgent ? i : i - session->conf->urgent_channels);
-        destination->channel_fds[i] = -1;
+    if (!new_receiver(session)) {
+        session_lost(session, "the block table has more pages than QEMU has "
+                              "memory");
+        return;
     }
+    session->keep.record.table = block_table_mark(&session->table);
+    keep_save(&session->keep);
+    for (unsigned i = 0; i < destination->placers.count; i++)
+        placer_begin(destination->placers.placers[i]);
+    give_channels(session);
     destination->prepare_ns = now_ns();
     session_heartbeat(session, PRIME_TICK_MS);
     ret = begin_staging(session);
@@ -374,7 +525,6 @@ static void agree_if_primed(struct session *session)
 {
     struct session_destination *destination = session->destination;
     bool patient = now_ns() - destination->prepare_ns < PRIME_MAX_NS;
-    uint32_t granule[BLOCK_MAX_COUNT];
     Remapd__Prepared prepared = REMAPD__PREPARED__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
@@ -384,10 +534,8 @@ static void agree_if_primed(struct session *session)
         if (!placer_ready(destination->placers.placers[i]) && patient)
             return;
     }
-    for (uint32_t i = 0; i < session->table.count; i++)
-        granule[i] = granule_of(session, &session->table.blocks[i]);
     prepared.n_granule = session->table.count;
-    prepared.granule = granule;
+    prepared.granule = granules_of(session);
     message.body_case = REMAPD__MESSAGE__BODY_PREPARED;
     message.prepared = &prepared;
     session_set_state(session, SESSION_PREPARED);
@@ -397,91 +545,58 @@ static void agree_if_primed(struct session *session)
 
 /* ---- the switchover ---- */
 
+static void leave_pages(struct session *session, uint64_t first, uint64_t pages)
+{
+    receiver_expect(session->destination->receiver, first, pages);
+}
+
 static void on_left(struct session *session, const Remapd__Left *left)
 {
-    struct session_destination *destination = session->destination;
-    const struct block *block;
-    uint64_t pages, room;
-
-    if (session->state != SESSION_PREPARED || destination->left_known ||
-        left->block >= session->table.count) {
+    if (session->state != SESSION_PREPARED || session->destination->left_known)
         session_lost(session, "the source says out of turn what is left");
-        return;
-    }
-    block = &session->table.blocks[left->block];
-    pages = left->run_pages ? left->run_pages : left->pages.len * 8;
-    room = block->length / PAGE_BYTES;
-    if (left->first_page % 64 || left->first_page >= room ||
-        left->pages.len % 8 || (left->run_pages && left->pages.len) ||
-        pages > align_up(room - left->first_page, 64) ||
-        (left->run_pages && pages > room - left->first_page)) {
-        session_lost(session, "what the source says is left lies outside of "
-                              "its block");
-        return;
-    }
-    if (left->run_pages) {
-        receiver_expect(destination->receiver,
-                        block->first_page + left->first_page, pages);
-        return;
-    }
-    for (size_t i = 0; i < left->pages.len; i++) {
-        for (unsigned bit = 0; bit < 8; bit++) {
-            uint64_t page = left->first_page + i * 8 + bit;
-
-            if (!(left->pages.data[i] >> bit & 1))
-                continue;
-            if (page >= room) {
-                session_lost(session, "a page that is left lies behind the "
-                                      "end of its block");
-                return;
-            }
-            receiver_expect(destination->receiver, block->first_page + page, 1);
-        }
-    }
+    else
+        wire_take_left(session, left, leave_pages);
 }
 
-static void update_figures(struct session *session)
+static void send_start(struct session *session)
 {
-    struct session_destination *destination = session->destination;
-
-    if (!destination->receiver)
-        return;
-    session->wire_bytes = receiver_wire_bytes(destination->receiver);
-    session->left_pages = receiver_left(destination->receiver);
-}
-
-static void send_simple(struct session *session,
-                        Remapd__Message__BodyCase body_case)
-{
-    Remapd__Start start = REMAPD__START__INIT;
-    Remapd__Complete complete = REMAPD__COMPLETE__INIT;
+    Remapd__Start body = REMAPD__START__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
-    message.body_case = body_case;
-    if (body_case == REMAPD__MESSAGE__BODY_START)
-        message.start = &start;
-    else
-        message.complete = &complete;
+    message.body_case = REMAPD__MESSAGE__BODY_START;
+    message.start = &body;
     session_send(session, &message);
 }
 
-/* Every page is there, or serve what is missing, once all is known. */
-static void start_if_ready(struct session *session)
+/* Have pages move over the channels that the receiver has. */
+static void connect_receiver(struct session *session)
+{
+    int ret = receiver_connect(session->destination->receiver);
+
+    if (ret) {
+        session_pause(session, "starting threads: %s", strerror(-ret));
+        return;
+    }
+    send_start(session);
+    session_ops_of(session)->plane(session);
+}
+
+/* Answer what can be answered without the source, once all is known. */
+static int serve(struct session *session)
 {
     struct session_destination *destination = session->destination;
     uint64_t constant;
     int ret;
 
-    if (!destination->left_known || destination->uffd < 0)
-        return;
+    if (destination->serving)
+        return 0;
     session->map_bytes = receiver_bytes(destination->receiver, &constant);
     session->active_ns = now_ns();
-    session_set_state(session, SESSION_ACTIVE);
     session_heartbeat(session, ACTIVE_TICK_MS);
     session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
                 "%llu pages to come, the map takes %llu bytes, "
                 "%.3f a granule of 4 KiB and a constant of %llu, staging %llu",
-                (unsigned long long)session->total_pages,
+                (unsigned long long)session->left_pages,
                 (unsigned long long)session->map_bytes,
                 (double)(session->map_bytes - constant) /
                     (double)session->table.pages,
@@ -490,12 +605,26 @@ static void start_if_ready(struct session *session)
     ret = receiver_start(destination->receiver, destination->uffd,
                          handoff_pid(session->handoff), destination->faulters,
                          destination->engines, &destination->placers);
-    if (ret) {
-        session_pause(session, "starting threads: %s", strerror(-ret));
+    destination->serving = !ret;
+    return ret;
+}
+
+/* Every page is there, or serve what is missing, once all is known. */
+static void start_if_ready(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+    int ret;
+
+    if (!destination->left_known || destination->uffd < 0)
         return;
-    }
-    send_simple(session, REMAPD__MESSAGE__BODY_START);
-    session_ops_of(session)->plane(session);
+    ret = serve(session);
+    if (session->state == SESSION_PAUSED)
+        return; /* till the source is back */
+    session_set_state(session, SESSION_ACTIVE);
+    if (ret)
+        session_pause(session, "starting threads: %s", strerror(-ret));
+    else
+        connect_receiver(session);
 }
 
 static void on_left_end(struct session *session, const Remapd__LeftEnd *end)
@@ -514,7 +643,40 @@ static void on_left_end(struct session *session, const Remapd__LeftEnd *end)
         return;
     }
     destination->left_known = true;
+    session->keep.record.total_pages = session->total_pages;
+    session->keep.record.left_known = true;
+    keep_save(&session->keep);
     start_if_ready(session);
+}
+
+/* Another remapd has had the source's table: QEMU's is the same. */
+static int adopt_table(struct session *session, char *error)
+{
+    const struct block_table *qemu = &session->destination->qemu_table;
+    struct placer_pool *placers = &session->destination->placers;
+    int ret;
+
+    for (uint32_t i = 0; i < qemu->count; i++) {
+        struct block block = qemu->blocks[i];
+
+        block.fd = -1;
+        ret = block_table_add(&session->table, &block, error);
+        if (ret)
+            return ret;
+    }
+    if (block_table_mark(&session->table) != session->keep.record.table ||
+        !new_receiver(session)) {
+        snprintf(error, ERROR_TEXT_BYTES,
+                 "what QEMU has kept is of another block table");
+        return -EINVAL;
+    }
+    for (unsigned i = 0; i < placers->count; i++)
+        placer_begin(placers->placers[i]);
+    session->total_pages = session->keep.record.total_pages;
+    ret = begin_staging(session);
+    if (ret)
+        snprintf(error, ERROR_TEXT_BYTES, "staging: %s", strerror(-ret));
+    return ret;
 }
 
 static void on_attach(struct session *session,
@@ -524,9 +686,15 @@ static void on_attach(struct session *session,
     struct block_table *table = &session->table;
     char error[ERROR_TEXT_BYTES];
 
-    if (session->state != SESSION_PREPARED || destination->uffd >= 0 ||
+    if ((session->state != SESSION_PREPARED &&
+         session->state != SESSION_PAUSED) ||
+        destination->uffd >= 0 ||
         be32toh(attach->blocks) != destination->qemu_table.count) {
         session_lost(session, "QEMU attaches out of turn");
+        return;
+    }
+    if (session->returned && adopt_table(session, error)) {
+        session_fail(session, "%s", error);
         return;
     }
     if (probe_uffd(*fd, error) ||
@@ -556,6 +724,78 @@ static void on_attach(struct session *session,
     }
     handoff_send(session->handoff, HANDOFF_ATTACHED, NULL, 0);
     start_if_ready(session);
+    update_figures(session);
+}
+
+/* ---- coming back after a pause ---- */
+
+static void destination_disconnect(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++) {
+        if (destination->channel_fds[i] >= 0)
+            close(destination->channel_fds[i]);
+        destination->channel_fds[i] = -1;
+    }
+    destination->channels_open = 0;
+    destination->resuming = false;
+    if (destination->receiver)
+        receiver_disconnect(destination->receiver);
+    update_figures(session);
+}
+
+static void send_resumed(struct session *session)
+{
+    Remapd__Resumed body = REMAPD__RESUMED__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    body.n_granule = session->table.count;
+    body.granule = granules_of(session);
+    body.left_known = session->destination->left_known;
+    message.body_case = REMAPD__MESSAGE__BODY_RESUMED;
+    message.resumed = &body;
+    session_send(session, &message);
+}
+
+/* Go on where it was, once nothing of the last connection is in use. */
+static void resume_if_rests(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+    struct receiver *receiver = destination->receiver;
+
+    if (!destination->resuming || !receiver_rests(receiver))
+        return;
+    destination->resuming = false;
+    receiver_again(receiver);
+    give_channels(session);
+    send_resumed(session);
+    update_figures(session);
+    if (destination->left_known)
+        wire_send_left(session, receiver_wanted(receiver));
+    if (!destination->left_known || destination->uffd < 0) {
+        session_resume(session, SESSION_PREPARED);
+    } else if (serve(session)) {
+        session_lost(session, "no more threads can be had");
+    } else {
+        session_resume(session, SESSION_ACTIVE);
+        connect_receiver(session);
+    }
+}
+
+static void on_resume(struct session *session)
+{
+    struct session_destination *destination = session->destination;
+
+    if (session->state != SESSION_PAUSED || destination->resuming ||
+        !destination->receiver ||
+        destination->channels_open != channel_total(session)) {
+        session_lost(session, "the source comes back before it has opened all "
+                              "channels, or out of turn");
+        return;
+    }
+    destination->resuming = true;
+    resume_if_rests(session);
 }
 
 /* ---- vhost-user back ends ---- */
@@ -642,30 +882,23 @@ static void on_region(struct session *session,
 
 /* ---- while pages move ---- */
 
-static void send_progress(struct session *session)
+static void check_stall(struct session *session)
 {
-    const struct histogram *latency = &session->stats.latency;
-    Remapd__Progress progress = REMAPD__PROGRESS__INIT;
-    Remapd__Message message = REMAPD__MESSAGE__INIT;
+    char error[ERROR_TEXT_BYTES];
 
-    update_figures(session);
-    progress.placed_pages = session->total_pages - session->left_pages;
-    progress.left_pages = session->left_pages;
-    progress.faults = session->stats.faults;
-    progress.latency_p50_ns = histogram_quantile(latency, 0.5);
-    progress.latency_p99_ns = histogram_quantile(latency, 0.99);
-    progress.latency_max_ns = latency->max_ns;
-    message.body_case = REMAPD__MESSAGE__BODY_PROGRESS;
-    message.progress = &progress;
-    session_send(session, &message);
+    if (receiver_stalls(session->destination->receiver,
+                        session->conf->peer_timeout_s * 1000000000ull, error))
+        session_lost(session, error);
 }
 
 static void destination_tick(struct session *session)
 {
-    if (session->state == SESSION_JOINED && session->destination->receiver)
+    if (session->state == SESSION_JOINED && session->destination->receiver) {
         agree_if_primed(session);
-    else if (session->state == SESSION_ACTIVE)
+    } else if (session->state == SESSION_ACTIVE) {
         send_progress(session);
+        check_stall(session);
+    }
     wire_keep_alive(session);
 }
 
@@ -675,10 +908,15 @@ static void plane_news(struct session *session)
     const char *error = receiver_error(receiver);
 
     if (!receiver_left(receiver)) {
-        send_progress(session);
         session->complete_ns = now_ns();
-        session_set_state(session, SESSION_COMPLETE);
-        send_simple(session, REMAPD__MESSAGE__BODY_COMPLETE);
+        update_figures(session);
+        if (session->state == SESSION_PAUSED)
+            session_resume(session, SESSION_COMPLETE);
+        else
+            session_set_state(session, SESSION_COMPLETE);
+        send_complete(session);
+    } else if (session->state == SESSION_PAUSED) {
+        resume_if_rests(session);
     } else if (error) {
         char reason[ERROR_TEXT_BYTES];
 
@@ -708,8 +946,12 @@ static void destination_plane(struct session *session)
 {
     if (session->destination->detaching)
         detach_if_ended(session);
-    else if (session->state == SESSION_ACTIVE)
+    else if (session->state == SESSION_ACTIVE ||
+             (session->state == SESSION_PAUSED &&
+              session->destination->serving))
         plane_news(session);
+    else if (session->state == SESSION_PAUSED)
+        resume_if_rests(session);
 }
 
 static void control_message(void *owner, const Remapd__Message *message)
@@ -729,6 +971,9 @@ static void control_message(void *owner, const Remapd__Message *message)
         break;
     case REMAPD__MESSAGE__BODY_LEFT_END:
         on_left_end(session, message->left_end);
+        break;
+    case REMAPD__MESSAGE__BODY_RESUME:
+        on_resume(session);
         break;
     default:
         wire_take_common(session, message,
@@ -793,7 +1038,10 @@ static void handoff_closed(void *owner, const char *reason)
     struct session *session = owner;
 
     if (session->state == SESSION_ACTIVE)
-        session_pause(session, "the destination's QEMU is gone: %s", reason);
+        session_pause(session,
+                      "the destination's QEMU has left: if it has ended, so "
+                      "has its guest; the source's memory is kept: %s",
+                      reason);
     if (session->state < SESSION_ACTIVE && session->control)
         session_fail(session,
                      "the destination's QEMU left before the "
@@ -853,6 +1101,7 @@ const struct session_ops session_destination_ops = {
     .tick = destination_tick,
     .plane = destination_plane,
     .figures = update_figures,
+    .disconnect = destination_disconnect,
     .stop = destination_stop,
     .ended = destination_ended,
     .fini = destination_fini,

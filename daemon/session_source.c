@@ -13,7 +13,8 @@
 #include "wire.h"
 
 #define CONNECT_TIMEOUT_MS 5000
-#define LEFT_CHUNK_PAGES   (8u * (32u << 10)) /* of one Left message */
+#define READ_PAGES         (256u << 10) /* of a bitmap at once */
+#define RETRY_MIN_MS       100          /* between two tries to come back */
 
 /* One connection of many that are being opened at once. */
 struct source_channel {
@@ -25,41 +26,56 @@ struct source_channel {
 };
 
 struct session_source {
-    Remapd__Ticket *ticket;
-    size_t address; /* of the ticket's, being tried */
+    uint8_t secret[SESSION_SECRET_BYTES]; /* of the ticket; once */
+    uint32_t address; /* of the destination's, being tried */
     uint64_t ram_bytes;
     uint8_t key[SESSION_SECRET_BYTES];
     bool preparing; /* the destination has the table, which is whole */
     struct source_channel channels[THREAD_MAX_CHANNELS];
     unsigned channel_count, welcomed;
     struct sender *sender;
+    bool started; /* Start has come since the last Welcome */
+    /* Coming back. */
+    struct event *retry;
+    unsigned retry_ms;
+    uint64_t hopeless_pages; /* left at the pause: fewer mean it was no use */
+    bool resumed, told;      /* Resumed is there; with Left behind it */
+    bool forgotten;          /* what was unsent when the pause began: */
+    uint64_t unsent_pages;
 };
+
+static void retry_now(evutil_socket_t fd, short what, void *opaque);
 
 static void source_init(struct session *session,
                         const struct handoff_hello *hello)
 {
+    struct session_source *source = xcalloc(1, sizeof(*source));
     struct handoff_welcome welcome = {0};
 
-    session->source = xcalloc(1, sizeof(*session->source));
-    session->source->ram_bytes = be64toh(hello->ram_bytes);
-    memcpy(welcome.session, session->id, sizeof(welcome.session));
-    handoff_send(session->handoff, HANDOFF_WELCOME, &welcome, sizeof(welcome));
+    session->source = source;
+    source->ram_bytes = be64toh(hello->ram_bytes);
+    source->retry = evtimer_new(session->base, retry_now, session);
+    if (!source->retry)
+        abort();
+    session_welcome(session, &welcome);
 }
 
-static bool ticket_address(const struct session_source *source,
+static bool source_address(const struct session *session,
                            struct sockaddr_storage *ss, socklen_t *length)
 {
-    const Remapd__Ticket *ticket = source->ticket;
+    const struct keep_record *record = &session->keep.record;
+    uint32_t address = session->source->address;
 
-    return source->address < ticket->n_address &&
-           !wire_address(ticket->address[source->address], ticket->port, ss,
-                         length);
+    return address < record->addresses &&
+           !wire_address(record->address[address], record->port, ss, length);
 }
 
 static void send_hello(struct msg_conn *conn, struct session *session,
                        Remapd__Hello__Kind kind, uint32_t index)
 {
     struct session_source *source = session->source;
+    struct keep_record *record = &session->keep.record;
+    bool control = kind == REMAPD__HELLO__KIND__CONTROL;
     Remapd__Hello hello = REMAPD__HELLO__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
@@ -68,10 +84,11 @@ static void send_hello(struct msg_conn *conn, struct session *session,
     hello.kind = kind;
     hello.index = index;
     hello.session = (ProtobufCBinaryData){sizeof(session->id), session->id};
-    hello.secret =
-        kind == REMAPD__HELLO__KIND__CONTROL
-            ? source->ticket->secret
-            : (ProtobufCBinaryData){sizeof(source->key), source->key};
+    hello.secret.len = SESSION_SECRET_BYTES;
+    hello.secret.data = !control         ? source->key
+                        : record->joined ? record->resume_key
+                                         : source->secret;
+    hello.attempt = control ? record->attempt : 0;
     hello.ram_bytes = source->ram_bytes;
     message.body_case = REMAPD__MESSAGE__BODY_HELLO;
     message.hello = &hello;
@@ -89,15 +106,16 @@ static const struct msg_handlers channel_handlers;
 
 static void open_control(struct session *session)
 {
-    struct session_source *source = session->source;
     struct sockaddr_storage ss;
     socklen_t length;
 
-    if (!ticket_address(source, &ss, &length)) {
-        session_fail(session,
-                     "none of the destination's %zu addresses "
-                     "answers at port %u",
-                     source->ticket->n_address, source->ticket->port);
+    if (!source_address(session, &ss, &length)) {
+        char reason[80];
+
+        snprintf(reason, sizeof(reason),
+                 "none of the destination's %u addresses answers at port %u",
+                 session->keep.record.addresses, session->keep.record.port);
+        session_lost(session, reason);
         return;
     }
     session->heard_ns = now_ns();
@@ -114,7 +132,7 @@ static void open_channel(struct session *session, Remapd__Hello__Kind kind,
     struct sockaddr_storage ss;
     socklen_t length;
 
-    ticket_address(source, &ss, &length); /* the one that control uses */
+    source_address(session, &ss, &length); /* the one that control uses */
     *channel = (struct source_channel){session, NULL, kind, index, -1};
     channel->conn =
         msg_conn_connect(session->base, (struct sockaddr *)&ss, length,
@@ -128,29 +146,56 @@ static void channel_connected(void *owner)
     send_hello(channel->conn, channel->session, channel->kind, channel->index);
 }
 
+static void close_channels(struct session *session)
+{
+    struct session_source *source = session->source;
+
+    for (unsigned i = 0; i < source->channel_count; i++) {
+        msg_conn_free(source->channels[i].conn);
+        if (source->channels[i].fd >= 0)
+            close(source->channels[i].fd);
+    }
+    source->channel_count = source->welcomed = 0;
+}
+
+static void send_resume(struct session *session)
+{
+    Remapd__Resume body = REMAPD__RESUME__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    message.body_case = REMAPD__MESSAGE__BODY_RESUME;
+    message.resume = &body;
+    session_send(session, &message);
+}
+
 static void channel_message(void *owner, const Remapd__Message *message)
 {
     struct source_channel *channel = owner;
     struct session *session = channel->session;
     struct session_source *source = session->source;
     struct msg_conn *conn = channel->conn;
+    char reason[ERROR_TEXT_BYTES];
 
     if (message->body_case != REMAPD__MESSAGE__BODY_WELCOME) {
-        session_fail(session, "the destination refused a channel%s%.100s",
-                     message->body_case == REMAPD__MESSAGE__BODY_ABORT ? ": "
-                                                                       : "",
-                     message->body_case == REMAPD__MESSAGE__BODY_ABORT
-                         ? message->abort->reason
-                         : "");
+        bool said = message->body_case == REMAPD__MESSAGE__BODY_ABORT;
+
+        snprintf(reason, sizeof(reason),
+                 "the destination refused a channel%s%.100s", said ? ": " : "",
+                 said ? message->abort->reason : "");
+        session_lost(session, reason);
         return;
     }
     channel->conn = NULL;
     channel->fd = msg_conn_detach(conn);
     if (channel->fd < 0) {
-        session_fail(session, "a channel of the destination spoke too early");
+        session_lost(session, "a channel of the destination spoke too early");
         return;
     }
-    if (++source->welcomed == source->channel_count) {
+    if (++source->welcomed < source->channel_count)
+        return;
+    if (session->state == SESSION_PAUSED) {
+        send_resume(session);
+    } else {
         session_set_state(session, SESSION_JOINED);
         handoff_send(session->handoff, HANDOFF_JOINED, NULL, 0);
     }
@@ -159,8 +204,10 @@ static void channel_message(void *owner, const Remapd__Message *message)
 static void channel_closed(void *owner, const char *reason)
 {
     struct source_channel *channel = owner;
+    char text[ERROR_TEXT_BYTES];
 
-    session_fail(channel->session, "opening a channel: %s", reason);
+    snprintf(text, sizeof(text), "opening a channel: %.200s", reason);
+    session_lost(channel->session, text);
 }
 
 static const struct msg_handlers channel_handlers = {
@@ -172,6 +219,7 @@ static const struct msg_handlers channel_handlers = {
 static void on_welcome(struct session *session, const Remapd__Welcome *welcome)
 {
     struct session_source *source = session->source;
+    struct keep_record *record = &session->keep.record;
 
     if (welcome->version != WIRE_VERSION) {
         char reason[80];
@@ -183,7 +231,11 @@ static void on_welcome(struct session *session, const Remapd__Welcome *welcome)
         session_lost(session, reason);
         return;
     }
-    if (session->state != SESSION_JOINING || source->channel_count ||
+    if ((session->state != SESSION_JOINING &&
+         session->state != SESSION_PAUSED) ||
+        source->channel_count ||
+        (!record->joined &&
+         welcome->resume_key.len != sizeof(record->resume_key)) ||
         welcome->channel_key.len != sizeof(source->key) || !welcome->urgent ||
         !welcome->bulk || welcome->urgent > THREAD_MAX_CHANNELS ||
         welcome->bulk > THREAD_MAX_CHANNELS ||
@@ -192,35 +244,47 @@ static void on_welcome(struct session *session, const Remapd__Welcome *welcome)
         return;
     }
     memcpy(source->key, welcome->channel_key.data, sizeof(source->key));
+    if (!record->joined) {
+        memcpy(record->resume_key, welcome->resume_key.data,
+               sizeof(record->resume_key));
+        record->joined = true;
+        keep_save(&session->keep);
+    }
     for (uint32_t i = 0; i < welcome->urgent; i++)
         open_channel(session, REMAPD__HELLO__KIND__URGENT, i);
     for (uint32_t i = 0; i < welcome->bulk; i++)
         open_channel(session, REMAPD__HELLO__KIND__BULK, i);
 }
 
-static void on_prepared(struct session *session,
-                        const Remapd__Prepared *prepared)
+/* What bulk sends in one frame, of each block, as the destination wants it. */
+static bool take_granules(struct session *session, const uint32_t *granule,
+                          size_t count)
 {
-    struct session_source *source = session->source;
-    struct block_table *table = &session->table;
-    bool good = session->state == SESSION_JOINED && source->preparing &&
-                prepared->n_granule == table->count;
+    const struct block_table *table = &session->table;
+    bool good = count == table->count;
 
     for (uint32_t i = 0; good && i < table->count; i++)
-        good = prepared->granule[i] >= table->blocks[i].page_size &&
-               prepared->granule[i] <= FRAME_MAX_BYTES &&
-               !(prepared->granule[i] & (prepared->granule[i] - 1));
+        good = granule[i] >= table->blocks[i].page_size &&
+               granule[i] <= FRAME_MAX_BYTES &&
+               !(granule[i] & (granule[i] - 1));
     if (!good) {
         session_lost(session, "the destination's answer to the block table "
                               "makes no sense");
-        return;
+        return false;
     }
-    source->sender =
-        sender_new(table, handoff_pid(session->handoff), prepared->granule,
-                   &session->stats, session->notify_fd);
+    sender_set_granules(session->source->sender, granule);
+    return true;
+}
+
+/* The channels are the sender's from here on. */
+static void give_channels(struct session *session)
+{
+    struct session_source *source = session->source;
+
     for (unsigned i = 0; i < source->channel_count; i++) {
         struct source_channel *channel = &source->channels[i];
 
+        channel_bound_silence(channel->fd, session->conf->peer_timeout_s);
         sender_add_channel(source->sender, channel->fd,
                            channel->kind == REMAPD__HELLO__KIND__URGENT
                                ? CHANNEL_URGENT
@@ -228,6 +292,28 @@ static void on_prepared(struct session *session,
                            channel->index);
         channel->fd = -1;
     }
+}
+
+static void new_sender(struct session *session)
+{
+    session->source->sender =
+        sender_new(&session->table, handoff_pid(session->handoff),
+                   &session->stats, session->notify_fd);
+}
+
+static void on_prepared(struct session *session,
+                        const Remapd__Prepared *prepared)
+{
+    if (session->state != SESSION_JOINED || !session->source->preparing) {
+        session_lost(session, "the destination is prepared out of turn");
+        return;
+    }
+    session->keep.record.table = block_table_mark(&session->table);
+    keep_save(&session->keep);
+    new_sender(session);
+    if (!take_granules(session, prepared->granule, prepared->n_granule))
+        return;
+    give_channels(session);
     session_set_state(session, SESSION_PREPARED);
     handoff_send(session->handoff, HANDOFF_PREPARED, NULL, 0);
 }
@@ -252,25 +338,158 @@ static void update_figures(struct session *session)
 static void on_progress(struct session *session,
                         const Remapd__Progress *progress)
 {
+    struct session_source *source = session->source;
+
     if (session->state != SESSION_ACTIVE)
         return;
     update_figures(session);
     session->left_pages = progress->left_pages;
+    if (session->left_pages < source->hopeless_pages)
+        source->retry_ms = 0;
     send_progress(session, HANDOFF_PROGRESS);
 }
 
 static void on_complete(struct session *session)
 {
-    if (session->state != SESSION_ACTIVE || !session->active_ns) {
+    struct session_source *source = session->source;
+    bool back = session->state == SESSION_PAUSED;
+
+    if (!back && (session->state != SESSION_ACTIVE || !source->started)) {
         session_lost(session, "the destination completes what has not begun");
         return;
     }
     update_figures(session);
     session->left_pages = 0;
     session->complete_ns = now_ns();
-    session_set_state(session, SESSION_COMPLETE);
+    if (back)
+        session_resume(session, SESSION_COMPLETE);
+    else
+        session_set_state(session, SESSION_COMPLETE);
     session_ops_of(session)->stop(session);
     send_progress(session, HANDOFF_COMPLETE);
+}
+
+/* ---- coming back after a pause ---- */
+
+static void retry_in(struct session *session, unsigned ms)
+{
+    struct timeval wait = {ms / 1000, ms % 1000 * 1000};
+
+    evtimer_add(session->source->retry, &wait);
+}
+
+static void source_disconnect(struct session *session)
+{
+    struct session_source *source = session->source;
+
+    /* What did not even answer may have another address. */
+    if (!source->channel_count && source->retry_ms)
+        source->address =
+            (source->address + 1) % MAX(session->keep.record.addresses, 1);
+    close_channels(session);
+    update_figures(session);
+    if (source->sender)
+        sender_stop(source->sender);
+    if (!source->retry_ms)
+        source->hopeless_pages = session->left_pages;
+    if (!source->sender)
+        return; /* QEMU, which has come back, has not handed over all yet */
+    retry_in(session, source->retry_ms);
+    source->retry_ms = MIN(MAX(2 * source->retry_ms, RETRY_MIN_MS),
+                           session->conf->reconnect_interval_s * 1000);
+}
+
+static void retry_now(evutil_socket_t fd, short what, void *opaque)
+{
+    struct session *session = opaque;
+    struct session_source *source = session->source;
+
+    (void)fd;
+    (void)what;
+    if (!sender_ended(source->sender)) {
+        retry_in(session, RETRY_MIN_MS);
+        return;
+    }
+    sender_again(source->sender);
+    source->started = source->resumed = source->told = false;
+    session->keep.record.attempt++;
+    keep_save(&session->keep);
+    open_control(session);
+}
+
+static void on_resumed(struct session *session, const Remapd__Resumed *resumed)
+{
+    struct session_source *source = session->source;
+
+    if (session->state != SESSION_PAUSED || source->resumed ||
+        !source->channel_count || source->welcomed != source->channel_count) {
+        session_lost(session, "the destination resumes out of turn");
+        return;
+    }
+    if (!take_granules(session, resumed->granule, resumed->n_granule))
+        return;
+    source->resumed = true;
+    give_channels(session);
+    source->told = resumed->left_known;
+    if (!source->told) {
+        wire_send_left(session, sender_left(source->sender));
+        return;
+    }
+    if (!source->forgotten)
+        source->unsent_pages = pageset_count(sender_left(source->sender));
+    source->forgotten = true;
+    sender_forget(source->sender);
+}
+
+static void leave_pages(struct session *session, uint64_t first, uint64_t pages)
+{
+    sender_leave(session->source->sender, first, pages);
+}
+
+static void on_left(struct session *session, const Remapd__Left *left)
+{
+    if (session->state != SESSION_PAUSED || !session->source->told)
+        session_lost(session, "the destination says out of turn what is left");
+    else
+        wire_take_left(session, left, leave_pages);
+}
+
+static void on_left_end(struct session *session, const Remapd__LeftEnd *end)
+{
+    struct session_source *source = session->source;
+    uint64_t pages =
+        source->sender ? pageset_count(sender_left(source->sender)) : 0;
+
+    if (session->state != SESSION_PAUSED || !source->told ||
+        end->pages != pages) {
+        session_lost(session, "the destination names another number of pages "
+                              "than it has listed");
+        return;
+    }
+    source->told = false;
+    session->left_pages = pages;
+    if (pages > source->unsent_pages)
+        session->resent_pages += pages - source->unsent_pages;
+}
+
+static void on_start(struct session *session)
+{
+    struct session_source *source = session->source;
+    bool back = session->state == SESSION_PAUSED;
+
+    if (source->started || (back ? !source->resumed || source->told
+                                 : session->state != SESSION_ACTIVE)) {
+        session_lost(session, "the destination starts out of turn");
+        return;
+    }
+    source->started = true;
+    source->forgotten = false;
+    if (!session->active_ns)
+        session->active_ns = now_ns();
+    if (back)
+        session_resume(session, SESSION_ACTIVE);
+    if (sender_start(source->sender))
+        session_pause(session, "no more threads can be had");
 }
 
 static void control_message(void *owner, const Remapd__Message *message)
@@ -286,13 +505,16 @@ static void control_message(void *owner, const Remapd__Message *message)
         on_prepared(session, message->prepared);
         break;
     case REMAPD__MESSAGE__BODY_START:
-        if (session->state != SESSION_ACTIVE || session->active_ns) {
-            session_lost(session, "the destination starts out of turn");
-            return;
-        }
-        session->active_ns = now_ns();
-        if (sender_start(session->source->sender))
-            session_pause(session, "no more threads can be had");
+        on_start(session);
+        break;
+    case REMAPD__MESSAGE__BODY_RESUMED:
+        on_resumed(session, message->resumed);
+        break;
+    case REMAPD__MESSAGE__BODY_LEFT:
+        on_left(session, message->left);
+        break;
+    case REMAPD__MESSAGE__BODY_LEFT_END:
+        on_left_end(session, message->left_end);
         break;
     case REMAPD__MESSAGE__BODY_PROGRESS:
         on_progress(session, message->progress);
@@ -313,7 +535,7 @@ static void control_closed(void *owner, const char *reason)
     struct session_source *source = session->source;
 
     if (session->state == SESSION_JOINING && !source->channel_count &&
-        source->address + 1 < source->ticket->n_address) {
+        source->address + 1 < session->keep.record.addresses) {
         msg_conn_free(session->control);
         session->control = NULL;
         source->address++;
@@ -323,27 +545,54 @@ static void control_closed(void *owner, const char *reason)
     wire_closed(session, reason);
 }
 
+/* Keep what the ticket says. */
+static bool take_ticket(struct session *session, const Remapd__Ticket *ticket)
+{
+    struct keep_record *record = &session->keep.record;
+
+    if (ticket->version != WIRE_VERSION ||
+        ticket->session.len != sizeof(session->id) ||
+        ticket->secret.len != SESSION_SECRET_BYTES ||
+        ticket->n_address > KEEP_MAX_ADDRESSES)
+        return false;
+    for (size_t i = 0; i < ticket->n_address; i++) {
+        if (strlen(ticket->address[i]) >= KEEP_ADDRESS_BYTES)
+            return false;
+        strcpy(record->address[i], ticket->address[i]);
+    }
+    record->addresses = (uint32_t)ticket->n_address;
+    record->port = ticket->port;
+    memcpy(record->session, ticket->session.data, sizeof(record->session));
+    memcpy(session->source->secret, ticket->secret.data,
+           sizeof(session->source->secret));
+    keep_save(&session->keep);
+    return true;
+}
+
 static void on_ticket(struct session *session,
                       const struct handoff_ticket *message)
 {
-    struct session_source *source = session->source;
     size_t bytes = be16toh(message->bytes);
+    Remapd__Ticket *ticket = NULL;
+    bool good;
 
     if (session->state != SESSION_WAITING) {
         session_lost(session, "QEMU handed over a second ticket");
         return;
     }
     if (bytes && bytes <= sizeof(message->ticket))
-        source->ticket = remapd__ticket__unpack(NULL, bytes, message->ticket);
-    if (!source->ticket || source->ticket->version != WIRE_VERSION ||
-        source->ticket->session.len != sizeof(session->id)) {
+        ticket = remapd__ticket__unpack(NULL, bytes, message->ticket);
+    good = ticket && take_ticket(session, ticket);
+    if (ticket)
+        remapd__ticket__free_unpacked(ticket, NULL);
+    if (!good) {
         session_fail(session,
                      "the ticket cannot be read, or is not of "
                      "version %u",
                      WIRE_VERSION);
         return;
     }
-    session_set_id(session, source->ticket->session.data);
+    session_set_id(session, session->keep.record.session);
     session_set_state(session, SESSION_JOINING);
     open_control(session);
 }
@@ -368,30 +617,10 @@ static void on_prepare(struct session *session,
     session_send(session, &message);
 }
 
-static void send_left(struct session *session, const struct block *block,
-                      uint64_t first, uint64_t pages, const uint64_t *words)
-{
-    Remapd__Left left = REMAPD__LEFT__INIT;
-    Remapd__Message message = REMAPD__MESSAGE__INIT;
-
-    left.block = block->index;
-    left.first_page = first;
-    if (words)
-        left.pages = (ProtobufCBinaryData){align_up(pages, 64) / 8,
-                                           (uint8_t *)(uintptr_t)words};
-    else
-        left.run_pages = pages;
-    message.body_case = REMAPD__MESSAGE__BODY_LEFT;
-    message.left = &left;
-    session_send(session, &message);
-}
-
-/* One chunk of a block's bitmap: into the sender, and to the destination. */
+/* Those of a chunk of a block's bitmap are left. */
 static void leave_chunk(struct session *session, const struct block *block,
                         uint64_t first, uint64_t pages, uint64_t *words)
 {
-    uint64_t count = 0;
-
     if (pages % 64) /* what stands behind the block's end does not count */
         words[pages / 64] &= (1ull << pages % 64) - 1;
     for (uint64_t i = 0; i < (pages + 63) / 64; i++) {
@@ -401,29 +630,26 @@ static void leave_chunk(struct session *session, const struct block *block,
             unsigned run = rest ? (unsigned)__builtin_ctzll(rest) : 64;
 
             run = MIN(run, 64 - from);
-            sender_leave(session->source->sender,
-                         block->first_page + first + i * 64 + from, run);
-            count += run;
+            leave_pages(session, block->first_page + first + i * 64 + from,
+                        run);
             bits &= from + run == 64 ? 0 : ~0ull << (from + run);
         }
     }
-    if (count)
-        send_left(session, block, first, pages, count == pages ? NULL : words);
 }
 
 /* Read the bitmaps that QEMU handed over. They are read, not mapped: nobody
  * can pull them away underneath. */
 static int read_left(struct session *session, int fd)
 {
-    static uint64_t words[LEFT_CHUNK_PAGES / 64];
+    static uint64_t words[READ_PAGES / 64];
     off_t at = 0;
 
     for (uint32_t i = 0; i < session->table.count; i++) {
         const struct block *block = &session->table.blocks[i];
         uint64_t pages = block->length / PAGE_BYTES;
 
-        for (uint64_t first = 0; first < pages; first += LEFT_CHUNK_PAGES) {
-            uint64_t chunk = MIN(pages - first, LEFT_CHUNK_PAGES);
+        for (uint64_t first = 0; first < pages; first += READ_PAGES) {
+            uint64_t chunk = MIN(pages - first, READ_PAGES);
             size_t bytes = align_up(chunk, 64) / 8;
 
             if (pread(fd, words, bytes, at) != (ssize_t)bytes)
@@ -437,29 +663,38 @@ static int read_left(struct session *session, int fd)
 
 static void on_switchover(struct session *session, int fd)
 {
-    Remapd__LeftEnd body = REMAPD__LEFT_END__INIT;
-    Remapd__Message message = REMAPD__MESSAGE__INIT;
+    bool back = session->state == SESSION_PAUSED && session->returned &&
+                !session->source->sender && session->table.count;
 
-    if (session->state != SESSION_PREPARED) {
+    if (session->state != SESSION_PREPARED && !back) {
         session_lost(session, "QEMU switches over out of turn");
         return;
     }
+    if (back &&
+        block_table_mark(&session->table) != session->keep.record.table) {
+        session_fail(session, "what QEMU has kept is of another block table");
+        return;
+    }
+    if (back)
+        new_sender(session);
     if (read_left(session, fd)) {
         session_fail(session, "QEMU's bitmap of what is left is too short");
         return;
     }
     session->total_pages = session->left_pages =
-        sender_left(session->source->sender);
+        pageset_count(sender_left(session->source->sender));
     session->map_bytes = sender_bytes(session->source->sender);
+    if (back) {
+        session->active_ns = now_ns();
+        source_disconnect(session);
+        return;
+    }
     session_set_state(session, SESSION_ACTIVE);
     session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
                 "source has %llu pages to send, its map takes %llu bytes",
                 (unsigned long long)session->total_pages,
                 (unsigned long long)session->map_bytes);
-    body.pages = session->total_pages;
-    message.body_case = REMAPD__MESSAGE__BODY_LEFT_END;
-    message.left_end = &body;
-    session_send(session, &message);
+    wire_send_left(session, sender_left(session->source->sender));
 }
 
 static void handoff_message(void *owner, enum handoff_type type,
@@ -472,7 +707,9 @@ static void handoff_message(void *owner, enum handoff_type type,
         on_ticket(session, body);
         break;
     case HANDOFF_BLOCK:
-        if (session->state == SESSION_JOINED && !session->source->preparing)
+        if ((session->state == SESSION_JOINED && !session->source->preparing) ||
+            (session->state == SESSION_PAUSED && session->returned &&
+             !session->source->sender))
             wire_take_block(session, &session->table, body, fd);
         else
             session_lost(session, "QEMU hands over a block out of turn");
@@ -496,8 +733,8 @@ static void handoff_closed(void *owner, const char *reason)
 
     if (session->state >= SESSION_ACTIVE && session->state < SESSION_COMPLETE)
         session_pause(session,
-                      "the source's QEMU is gone, and with it the "
-                      "pages that are left: %s",
+                      "the source's QEMU has left: if it has ended, the pages "
+                      "that are left are lost with it: %s",
                       reason);
     if (session->state < SESSION_ACTIVE && session->control)
         session_fail(session,
@@ -528,9 +765,13 @@ static void source_plane(struct session *session)
 
 static void source_stop(struct session *session)
 {
+    struct session_source *source = session->source;
+
+    evtimer_del(source->retry);
+    close_channels(session);
     update_figures(session);
-    if (session->source->sender)
-        sender_stop(session->source->sender);
+    if (source->sender)
+        sender_stop(source->sender);
 }
 
 static bool source_ended(const struct session *session)
@@ -542,14 +783,8 @@ static void source_fini(struct session *session)
 {
     struct session_source *source = session->source;
 
-    for (unsigned i = 0; i < source->channel_count; i++) {
-        msg_conn_free(source->channels[i].conn);
-        if (source->channels[i].fd >= 0)
-            close(source->channels[i].fd);
-    }
     sender_free(source->sender);
-    if (source->ticket)
-        remapd__ticket__free_unpacked(source->ticket, NULL);
+    event_free(source->retry);
     explicit_bzero(source, sizeof(*source));
     free(source);
 }
@@ -571,6 +806,7 @@ const struct session_ops session_source_ops = {
     .tick = source_tick,
     .plane = source_plane,
     .figures = update_figures,
+    .disconnect = source_disconnect,
     .stop = source_stop,
     .ended = source_ended,
     .fini = source_fini,

@@ -73,6 +73,11 @@ void thread_status_stop(struct thread_status *status)
     status->stopping = true;
 }
 
+void thread_status_again(struct thread_status *status)
+{
+    status->stopping = status->failed = false;
+}
+
 bool thread_status_ended(const struct thread_status *status)
 {
     return !status->alive;

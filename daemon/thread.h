@@ -55,6 +55,10 @@ void thread_status_fini(struct thread_status *status);
 /** thread_status_stop() - from now on errors are expected and not kept. */
 void thread_status_stop(struct thread_status *status);
 
+/** thread_status_again() - forget the error and the wish; once all have ended.
+ */
+void thread_status_again(struct thread_status *status);
+
 /** thread_status_ended() - have all threads come to their end? The main thread
  * is poked at each one's. */
 bool thread_status_ended(const struct thread_status *status);

@@ -8,7 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define KEEP_ALIVE_NS 1000000000ull
+#define KEEP_ALIVE_NS    1000000000ull
+#define LEFT_CHUNK_PAGES (8u * (32u << 10)) /* of one Left message */
 
 int wire_address(const char *host, unsigned port, struct sockaddr_storage *ss,
                  socklen_t *length)
@@ -102,12 +103,107 @@ void wire_take_block(struct session *session, struct block_table *table,
         *fd = -1;
 }
 
+/* Pages of one chunk of a block, @words of them; as few bytes as say it. */
+static void send_left(struct session *session, const struct block *block,
+                      uint64_t first, const uint64_t *words, size_t count,
+                      uint64_t pages)
+{
+    Remapd__Left left = REMAPD__LEFT__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+    uint64_t set = 0;
+
+    for (; count && !words[count - 1]; count--)
+        ;
+    for (; count && !*words; count--, words++, first += 64, pages -= 64)
+        ;
+    if (!count)
+        return;
+    pages = MIN(pages, count * 64);
+    for (size_t i = 0; i < count; i++)
+        set += (uint64_t)__builtin_popcountll(words[i]);
+    left.block = block->index;
+    left.first_page = first;
+    if (set == pages)
+        left.run_pages = pages;
+    else
+        left.pages = (ProtobufCBinaryData){count * 8, (uint8_t *)words};
+    message.body_case = REMAPD__MESSAGE__BODY_LEFT;
+    message.left = &left;
+    session_send(session, &message);
+}
+
+void wire_send_left(struct session *session, const struct pageset *set)
+{
+    static uint64_t words[LEFT_CHUNK_PAGES / 64];
+    Remapd__LeftEnd body = REMAPD__LEFT_END__INIT;
+    Remapd__Message message = REMAPD__MESSAGE__INIT;
+
+    for (uint32_t i = 0; i < session->table.count; i++) {
+        const struct block *block = &session->table.blocks[i];
+        uint64_t pages = block->length / PAGE_BYTES;
+
+        for (uint64_t first = 0; first < pages; first += LEFT_CHUNK_PAGES) {
+            uint64_t chunk = MIN(pages - first, LEFT_CHUNK_PAGES);
+            size_t count = (size_t)align_up(chunk, 64) / 64;
+
+            /* A block's pages begin with a word of the set. */
+            for (size_t j = 0; j < count; j++)
+                words[j] =
+                    htole64(set->words[(block->first_page + first) / 64 + j]);
+            send_left(session, block, first, words, count, chunk);
+        }
+    }
+    body.pages = pageset_count(set);
+    message.body_case = REMAPD__MESSAGE__BODY_LEFT_END;
+    message.left_end = &body;
+    session_send(session, &message);
+}
+
+int wire_take_left(struct session *session, const Remapd__Left *left,
+                   void (*leave)(struct session *session, uint64_t first,
+                                 uint64_t pages))
+{
+    const struct block *block = left->block < session->table.count
+                                    ? &session->table.blocks[left->block]
+                                    : NULL;
+    uint64_t pages = left->run_pages ? left->run_pages : left->pages.len * 8;
+    uint64_t room = block ? block->length / PAGE_BYTES : 0;
+
+    if (left->first_page % 64 || left->first_page >= room ||
+        left->pages.len % 8 || (left->run_pages && left->pages.len) ||
+        pages > align_up(room - left->first_page, 64) ||
+        (left->run_pages && pages > room - left->first_page)) {
+        session_lost(session, "what the peer says is left lies outside of its "
+                              "block");
+        return -EPROTO;
+    }
+    if (left->run_pages) {
+        leave(session, block->first_page + left->first_page, pages);
+        return 0;
+    }
+    for (size_t i = 0; i < left->pages.len; i++) {
+        for (unsigned bit = 0; bit < 8; bit++) {
+            uint64_t page = left->first_page + i * 8 + bit;
+
+            if (!(left->pages.data[i] >> bit & 1))
+                continue;
+            if (page >= room) {
+                session_lost(session, "a page that is left lies behind the "
+                                      "end of its block");
+                return -EPROTO;
+            }
+            leave(session, block->first_page + page, 1);
+        }
+    }
+    return 0;
+}
+
 void wire_take_common(struct session *session, const Remapd__Message *message,
                       const char *unexpected)
 {
     switch (message->body_case) {
     case REMAPD__MESSAGE__BODY_PAUSE:
-        session_lost(session, message->pause->reason);
+        session_broken(session, message->pause->reason);
         break;
     case REMAPD__MESSAGE__BODY_ABORT:
         session_lost(session, message->abort->reason);
@@ -122,7 +218,7 @@ void wire_take_common(struct session *session, const Remapd__Message *message,
 void wire_closed(struct session *session, const char *reason)
 {
     if (session->state != SESSION_COMPLETE) {
-        session_lost(session, reason);
+        session_broken(session, reason);
         return;
     }
     msg_conn_free(session->control);
@@ -136,7 +232,7 @@ void wire_keep_alive(struct session *session)
     uint64_t now = now_ns();
 
     if (!session->control || session->state < SESSION_JOINING ||
-        session->state > SESSION_ACTIVE)
+        session->state == SESSION_COMPLETE)
         return;
     if (now - session->heard_ns >
         session->conf->peer_timeout_s * 1000000000ull) {
@@ -144,7 +240,7 @@ void wire_keep_alive(struct session *session)
 
         snprintf(reason, sizeof(reason), "the peer has been silent for %u s",
                  session->conf->peer_timeout_s);
-        session_lost(session, reason);
+        session_broken(session, reason);
         return;
     }
     if (session->state < SESSION_JOINED ||

@@ -26,17 +26,28 @@ void wire_send_block(struct session *session, const struct block *block);
 void wire_take_block(struct session *session, struct block_table *table,
                      const struct handoff_block *message, int *fd);
 
+/** wire_send_left() - name the pages of @set, which no thread changes, and
+ * their sum. */
+void wire_send_left(struct session *session, const struct pageset *set);
+
+/** wire_take_left() - check the peer's @left and call @leave for each run of
+ * pages, numbered as in the session. Return: 0, or -EPROTO: then the session is
+ * lost. */
+int wire_take_left(struct session *session, const Remapd__Left *left,
+                   void (*leave)(struct session *session, uint64_t first,
+                                 uint64_t pages));
+
 /** wire_take_common() - act on a message that both roles treat alike; any that
  * is left over, @unexpected says what it is, loses the session. */
 void wire_take_common(struct session *session, const Remapd__Message *message,
                       const char *unexpected);
 
 /** wire_closed() - the control connection is gone: fine once all is complete,
- * else the session is lost. */
+ * else the session is broken. */
 void wire_closed(struct session *session, const char *reason);
 
 /** wire_keep_alive() - speak if we have been silent for a second; the session
- * is lost if the peer has been for too long. */
+ * is broken if the peer has been for too long. */
 void wire_keep_alive(struct session *session);
 
 #endif

@@ -42,6 +42,9 @@ enum handoff_type {
                                it has regions; destination, after ATTACHED */
     HANDOFF_REGION = 10,    /* struct handoff_region: after FAULTER, as many as
                                that said */
+    HANDOFF_RETURN = 11,    /* struct handoff_hello, fd: that of KEEP: the first
+                               message instead of HELLO, of a migration whose
+                               remapd is gone */
 
     /* remapd to QEMU */
     HANDOFF_WELCOME = 32,   /* struct handoff_welcome: answers HELLO */
@@ -53,6 +56,9 @@ enum handoff_type {
     HANDOFF_DETACHED = 38,  /* no body: answers DETACH, the uffd is closed */
     HANDOFF_PAUSED = 39,    /* text: the page plane waits for its peer */
     HANDOFF_ERROR = 40,     /* text: the session has ended */
+    HANDOFF_RESUMED = 41,   /* no body: after PAUSED, pages move again */
+    HANDOFF_KEEP = 42,      /* no body, fd: after WELCOME; QEMU keeps it for
+                               RETURN and does not look inside */
 };
 
 enum handoff_role {

@@ -4,6 +4,7 @@
 #   check-unit          one module of the daemon at a time
 #   check-platform      what is assumed of the kernel
 #   check-loop          migrations without a guest, through two remapd
+#   check-recover       those whose network or daemons are lost on the way
 #   check-hostile       bad input of every kind against a remapd
 #   check-sandbox       capabilities; no page of a guest in a core or a log
 #   check-face          remapctl, --help and the manual pages
@@ -11,6 +12,7 @@
 #   check-faults        migrations with system calls that fail, from a seed
 #   check-fuzz          harnesses of tests/fuzz: their corpora, and seconds more
 #   check-vm            whole VMs, on the patched QEMU
+#   check-vm-recover    VMs whose network, daemons or QEMUs are lost
 #   check-vhost         VMs with vhost-user devices
 #   check-libvirt       domains that move between two libvirtd
 #   check-deb           the packages, in a clean Debian
@@ -32,7 +34,8 @@ SUITE ?=
 run_suite = BUILD_DIR=$(abspath $(BUILD)) REMAPD=$(abspath $(BUILD)/remapd) \
 	tests/lib/suite $(SUITE)
 
-.PHONY: check check-unit check-platform check-loop check-hostile check-sandbox \
+.PHONY: check check-unit check-platform check-loop check-recover \
+	check-hostile check-sandbox \
 	check-asan check-tsan
 
 # The daemon's objects but main.o, and cmocka.
@@ -69,10 +72,14 @@ $(BUILD)/tests/control_pb2.py: proto/control.proto
 check-hostile: $(BUILD)/remapd $(TEST_PROGRAMS) $(BUILD)/tests/control_pb2.py
 	$(run_suite)hostile tests/loop/hostile.py $(TESTS)
 
+check-recover: $(BUILD)/remapd $(BUILD)/remapctl $(TEST_PROGRAMS) \
+	$(BUILD)/tests/control_pb2.py
+	$(run_suite)recover tests/loop/recover.py $(TESTS)
+
 # A sanitizer's report ends the program, and that fails the test.
 check_sanitized = $(MAKE) -k --no-print-directory CFLAGS="-O1 -g" \
 	SANITIZE="-fno-omit-frame-pointer -fno-sanitize-recover=all $(2)" \
-	BUILD=build/$(1) SUITE=$(1)- check-unit check-loop check-hostile
+	BUILD=build/$(1) SUITE=$(1)- check-unit check-loop check-recover check-hostile
 
 check-asan:
 	$(call check_sanitized,asan,-fsanitize=address$(comma)undefined)
@@ -85,10 +92,11 @@ comma := ,
 # Every suite runs, whatever another comes to.
 check:
 	@tools/deps check; rm -f build/check/*.count; failed=0; \
-	for suite in unit platform loop hostile sandbox face asan tsan faults fuzz; do \
+	for suite in unit platform loop recover hostile sandbox face asan tsan faults fuzz; do \
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
 	tests/lib/suite vm $(MAKE) --no-print-directory check-vm || failed=1; \
+	tests/lib/suite vm-recover $(MAKE) --no-print-directory check-vm-recover || failed=1; \
 	tests/lib/suite vhost $(MAKE) --no-print-directory check-vhost || failed=1; \
 	tests/lib/suite libvirt $(MAKE) --no-print-directory check-libvirt || failed=1; \
 	for suite in deb systemd; do \

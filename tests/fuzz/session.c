@@ -167,7 +167,7 @@ static void begin_source(unsigned steps)
     if (steps > 1)
         SAY(0, WELCOME, welcome, Remapd__Welcome body = REMAPD__WELCOME__INIT;
             body.version = WIRE_VERSION; body.urgent = body.bulk = 1;
-            body.channel_key = ticket.secret);
+            body.channel_key = body.resume_key = ticket.secret);
     for (unsigned i = 1; i < 3 && steps > 2; i++)
         SAY(i, WELCOME, welcome, Remapd__Welcome body = REMAPD__WELCOME__INIT;
             body.version = WIRE_VERSION);
@@ -349,6 +349,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct handoff_hello hello = {.ram_bytes = htobe64(sizeof(guest)),
                                   .name = "fuzz",
                                   .address = "127.0.0.1"};
+    char error[ERROR_TEXT_BYTES];
     struct handoff *handoff;
 
     if (!base)
@@ -356,7 +357,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     hello.role = htonl(begin & 1 ? HANDOFF_SOURCE : HANDOFF_DESTINATION);
     peer_ends = 0;
     handoff = handoff_new(base, make_pair(SOCK_SEQPACKET, &qemu), getpid());
-    session_new(base, &conf, handoff, &hello);
+    if (session_new(base, &conf, handoff, &hello, error))
+        abort();
     if (begin & 1)
         begin_source(begin >> 1 & 7);
     else

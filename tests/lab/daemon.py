@@ -18,6 +18,9 @@ class Remapd:
         self.control = host.directory / "control"
         self.reports = host.directory / "reports"
         self.reports.mkdir(exist_ok=True)
+        # One that was here before has written into the same log.
+        log = host.directory / "remapd.log"
+        self.said = len(log.read_text(errors="replace")) if log.exists() else 0
         self.process = host.spawn(
             [PROGRAM,
              "--handoff", self.handoff, "--control", self.control,
@@ -27,7 +30,7 @@ class Remapd:
 
     def _ready(self):
         self.process.check_alive()
-        return "ready" in self.process.output()
+        return "ready" in self.process.output()[self.said:]
 
     def report(self, role, name, known, seconds=10):
         """The report of the newest migration of this VM that is not among the

@@ -6,14 +6,17 @@
  *
  * Every page holds a pattern of its own; each touch checks the page, writes a
  * new generation into it, and a later touch or the final pass over all memory
- * finds any page that was lost, overwritten or misplaced. Prints one line of
- * JSON; exits 0 only if every byte was right.
+ * finds any page that was lost, overwritten or misplaced. When a daemon goes
+ * after the switchover, its process hands everything over again to the next one
+ * at the same socket. Prints one line of JSON; exits 0 only if every byte was
+ * right.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -43,6 +46,7 @@
 static struct {
     const char *source, *destination, *kind, *name, *address;
     unsigned long mib, zero_percent, left_percent, threads, blocks, seed;
+    unsigned long keep_version; /* written into what is kept; SIGUSR1: undone */
     bool odd; /* blocks that are no multiple of a huge page */
 } options = {.kind = "anon", .name = "guestless", .address = "127.0.0.1",
              .mib = 64, .zero_percent = 15, .left_percent = 100, .threads = 1,
@@ -58,6 +62,9 @@ struct memory {
 
 static struct memory memories[MAX_BLOCKS];
 static int destination_uffd = -1;
+static volatile sig_atomic_t undo;
+static int kept = -1; /* what the daemon has given to be kept */
+static unsigned pauses, returns;
 static unsigned long total_pages;
 
 static void fail(const char *what)
@@ -202,20 +209,33 @@ static void memory_make_all(void)
 
 /* ---- the hand-off ---- */
 
-static int handoff_connect(const char *path)
+/* Return -1 if nobody listens there. */
+static int handoff_try(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct timeval timeout = {TIMEOUT_S, 0};
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
     strncpy(address.sun_path, path, sizeof(address.sun_path) - 1);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)))
-        fail(path);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address))) {
+        close(fd);
+        return -1;
+    }
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
     return fd;
 }
 
-static void handoff_put(int socket, enum handoff_type type, const void *body,
+static int handoff_connect(const char *path)
+{
+    int fd = handoff_try(path);
+
+    if (fd < 0)
+        fail(path);
+    return fd;
+}
+
+/* Return false if the daemon is gone. */
+static bool handoff_put(int socket, enum handoff_type type, const void *body,
                         size_t bytes, int fd)
 {
     struct handoff_header header = {htonl(HANDOFF_MAGIC),
@@ -236,41 +256,81 @@ static void handoff_put(int socket, enum handoff_type type, const void *body,
         control.header.cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
     }
-    if (sendmsg(socket, &msg, MSG_NOSIGNAL) < 0)
-        fail("hand-off send");
+    return sendmsg(socket, &msg, MSG_NOSIGNAL) >= 0;
 }
 
-/* Wait for @wanted; PROGRESS may come before. */
-static void handoff_await(int socket, enum handoff_type wanted, void *body,
-                          size_t size)
+/* One message: its type, or 0 if the daemon is gone. KEEP's descriptor is
+ * kept. */
+static enum handoff_type handoff_take(int socket, char *packet, char **body)
 {
-    char packet[HANDOFF_MAX_BYTES];
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec iov = {packet, HANDOFF_MAX_BYTES};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
     struct handoff_header header;
+    struct cmsghdr *cmsg;
     ssize_t got;
 
-    do {
-        /* With a timeout set, even SIGCONT interrupts it. */
-        do
-            got = recv(socket, packet, sizeof(packet), 0);
-        while (got < 0 && errno == EINTR);
-        if (got < (ssize_t)sizeof(header))
-            fail("hand-off receive");
-        memcpy(&header, packet, sizeof(header));
-        header.type = ntohs(header.type);
-    } while (header.type == HANDOFF_PROGRESS && wanted != HANDOFF_PROGRESS);
-    if (header.type != wanted) {
-        fprintf(stderr, "guestless: expected message %d, got %d: %.200s\n",
-                wanted, header.type,
-                header.type >= HANDOFF_PAUSED ? packet + sizeof(header) : "");
-        exit(1);
-    }
-    if (body)
-        memcpy(body, packet + sizeof(header), size);
+    /* With a timeout set, even SIGCONT interrupts it. */
+    do
+        got = recvmsg(socket, &msg, MSG_CMSG_CLOEXEC);
+    while (got < 0 && errno == EINTR);
+    if (!got || (got < 0 && errno == ECONNRESET))
+        return 0;
+    if (got < (ssize_t)sizeof(header))
+        fail("hand-off receive");
+    memcpy(&header, packet, sizeof(header));
+    *body = packet + sizeof(header);
+    cmsg = CMSG_FIRSTHDR(&msg);
+    if (cmsg && ntohs(header.type) == HANDOFF_KEEP)
+        memcpy(&kept, CMSG_DATA(cmsg), sizeof(kept));
+    pauses += ntohs(header.type) == HANDOFF_PAUSED;
+    return ntohs(header.type);
 }
 
-static struct handoff_welcome handoff_hello(int socket, enum handoff_role role)
+/* Wait for @wanted; what needs no answer may come before. Return false if the
+ * daemon is gone, or, coming back to it, refuses. */
+static bool handoff_await(int socket, enum handoff_type wanted, void *result,
+                          size_t size)
 {
-    struct handoff_welcome welcome;
+    char packet[HANDOFF_MAX_BYTES], *body;
+    enum handoff_type type;
+
+    do
+        type = handoff_take(socket, packet, &body);
+    while (type != wanted &&
+           (type == HANDOFF_PROGRESS || type == HANDOFF_KEEP ||
+            type == HANDOFF_PAUSED || type == HANDOFF_RESUMED));
+    if (!type || (type == HANDOFF_ERROR && returns))
+        return false;
+    if (type != wanted) {
+        fprintf(stderr, "guestless: expected message %d, got %d: %.200s\n",
+                wanted, type,
+                type == HANDOFF_ERROR ? body : "");
+        exit(1);
+    }
+    if (result)
+        memcpy(result, body, size);
+    return true;
+}
+
+/* The same before the switchover: nobody comes back then. */
+static void handoff_need(int socket, enum handoff_type wanted, void *result,
+                         size_t size)
+{
+    if (!handoff_await(socket, wanted, result, size))
+        fail("the daemon is gone");
+}
+
+static bool handoff_greet(int socket, enum handoff_type type,
+                          enum handoff_role role,
+                          struct handoff_welcome *welcome)
+{
     struct handoff_hello hello = {
         .role = htonl(role),
         .pid = htonl((uint32_t)getpid()),
@@ -279,13 +339,49 @@ static struct handoff_welcome handoff_hello(int socket, enum handoff_role role)
 
     snprintf(hello.name, sizeof(hello.name), "%s", options.name);
     snprintf(hello.address, sizeof(hello.address), "%s", options.address);
-    handoff_put(socket, HANDOFF_HELLO, &hello, sizeof(hello), -1);
-    handoff_await(socket, HANDOFF_WELCOME, &welcome, sizeof(welcome));
-    return welcome;
+    return handoff_put(socket, type, &hello, sizeof(hello),
+                       type == HANDOFF_RETURN ? kept : -1) &&
+           handoff_await(socket, HANDOFF_WELCOME, welcome, sizeof(*welcome));
 }
 
-static void handoff_blocks(int socket)
+/* In what is kept the version follows the magic. */
+static void keep_spoil(void)
 {
+    static uint32_t version;
+    uint32_t spoilt = (uint32_t)options.keep_version;
+
+    if (!spoilt)
+        return;
+    if (!version && pread(kept, &version, 4, 4) != 4)
+        fail("what is kept");
+    if (pwrite(kept, undo ? &version : &spoilt, 4, 4) != 4)
+        fail("what is kept");
+}
+
+/* The daemon is gone: go to the next one, again and again. */
+static int handoff_return(const char *path, int socket, enum handoff_role role,
+                          struct handoff_welcome *welcome)
+{
+    const struct timespec nap = {.tv_nsec = 20000000};
+
+    returns++;
+    for (unsigned tries = 0; tries < TIMEOUT_S * 50; tries++) {
+        close(socket);
+        keep_spoil();
+        socket = handoff_try(path);
+        if (socket >= 0 &&
+            handoff_greet(socket, HANDOFF_RETURN, role, welcome))
+            return socket;
+        nanosleep(&nap, NULL);
+    }
+    fail("nobody takes the migration up again");
+    return -1;
+}
+
+static bool handoff_blocks(int socket)
+{
+    bool sent = true;
+
     for (unsigned i = 0; i < options.blocks; i++) {
         const struct memory *memory = &memories[i];
         struct handoff_block block = {
@@ -299,8 +395,10 @@ static void handoff_blocks(int socket)
         };
 
         snprintf(block.idstr, sizeof(block.idstr), "ram%u", i);
-        handoff_put(socket, HANDOFF_BLOCK, &block, sizeof(block), memory->fd);
+        sent = sent && handoff_put(socket, HANDOFF_BLOCK, &block,
+                                   sizeof(block), memory->fd);
     }
+    return sent;
 }
 
 /* ---- the source ---- */
@@ -344,8 +442,9 @@ static int run_source(int from_destination, int to_destination)
 {
     struct handoff_prepare prepare = {htonl((uint32_t)options.blocks)};
     struct handoff_progress progress;
+    struct handoff_welcome welcome;
     struct handoff_ticket ticket;
-    int socket;
+    int left = left_bitmap(), socket;
 
     huge_pages_on();
     for (unsigned long page = 0; page < total_pages; page++) {
@@ -353,23 +452,31 @@ static int run_source(int from_destination, int to_destination)
             page_write(page_at(page), page, 0);
     }
     socket = handoff_connect(options.source);
-    handoff_hello(socket, HANDOFF_SOURCE);
+    if (!handoff_greet(socket, HANDOFF_HELLO, HANDOFF_SOURCE, &welcome))
+        fail("no welcome");
     if (read(from_destination, &ticket, sizeof(ticket)) != sizeof(ticket))
         return 1;
     handoff_put(socket, HANDOFF_TICKET, &ticket, sizeof(ticket), -1);
-    handoff_await(socket, HANDOFF_JOINED, NULL, 0);
+    handoff_need(socket, HANDOFF_JOINED, NULL, 0);
     handoff_blocks(socket);
     handoff_put(socket, HANDOFF_PREPARE, &prepare, sizeof(prepare), -1);
-    handoff_await(socket, HANDOFF_PREPARED, NULL, 0);
+    handoff_need(socket, HANDOFF_PREPARED, NULL, 0);
     pass_byte(to_destination);
-    handoff_put(socket, HANDOFF_SWITCHOVER, &prepare, sizeof(prepare),
-                left_bitmap());
-    handoff_await(socket, HANDOFF_COMPLETE, &progress, sizeof(progress));
+    while (!handoff_put(socket, HANDOFF_SWITCHOVER, &prepare, sizeof(prepare),
+                        left) ||
+           !handoff_await(socket, HANDOFF_COMPLETE, &progress,
+                          sizeof(progress))) {
+        socket = handoff_return(options.source, socket, HANDOFF_SOURCE,
+                                &welcome);
+        handoff_blocks(socket);
+    }
     if (progress.pages_left) {
         fprintf(stderr, "guestless: complete with pages left\n");
         return 1;
     }
     pass_byte(to_destination);
+    if (write(to_destination, &returns, sizeof(returns)) != sizeof(returns))
+        fail("pipe");
     return 0;
 }
 
@@ -493,6 +600,60 @@ static unsigned start_placers(int socket, const struct handoff_welcome *welcome,
     return count;
 }
 
+static void join_placers(struct loop_placer *placers, unsigned *count)
+{
+    while (*count)
+        loop_placer_join(&placers[--*count]);
+}
+
+/* Hand everything over; again, if the daemon goes meanwhile. */
+static int attach_somewhere(int socket, struct loop_placer *placers,
+                            unsigned *placer_count,
+                            const struct handoff_attach *attach)
+{
+    struct handoff_welcome welcome;
+
+    while (!handoff_blocks(socket) ||
+           !handoff_put(socket, HANDOFF_ATTACH, attach, sizeof(*attach),
+                        destination_uffd) ||
+           !handoff_await(socket, HANDOFF_ATTACHED, NULL, 0)) {
+        socket = handoff_return(options.destination, socket,
+                                HANDOFF_DESTINATION, &welcome);
+        join_placers(placers, placer_count);
+        *placer_count = start_placers(socket, &welcome, placers);
+    }
+    return socket;
+}
+
+/* Until the source says that all is there. */
+static int serve_until_complete(int socket, int from_source,
+                                struct loop_placer *placers,
+                                unsigned *placer_count,
+                                const struct handoff_attach *attach)
+{
+    char packet[HANDOFF_MAX_BYTES], *body;
+
+    for (;;) {
+        struct pollfd fds[] = {{.fd = from_source, .events = POLLIN},
+                               {.fd = socket, .events = POLLIN}};
+        struct handoff_welcome welcome;
+
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            fail("poll");
+        if (fds[0].revents) {
+            await_byte(from_source);
+            return socket;
+        }
+        if (!fds[1].revents || handoff_take(socket, packet, &body))
+            continue;
+        socket = handoff_return(options.destination, socket,
+                                HANDOFF_DESTINATION, &welcome);
+        join_placers(placers, placer_count);
+        *placer_count = start_placers(socket, &welcome, placers);
+        socket = attach_somewhere(socket, placers, placer_count, attach);
+    }
+}
+
 static int run_destination(int to_source, int from_source)
 {
     int socket = handoff_connect(options.destination);
@@ -504,11 +665,13 @@ static int run_destination(int to_source, int from_source)
     unsigned long operations = 0, wrong = 0, left = 0, left_data = 0;
     struct handoff_ticket ticket;
     uint64_t longest = 0, begin, end, features;
+    unsigned source_returns;
 
     generations = calloc(total_pages, sizeof(*generations));
-    welcome = handoff_hello(socket, HANDOFF_DESTINATION);
+    if (!handoff_greet(socket, HANDOFF_HELLO, HANDOFF_DESTINATION, &welcome))
+        fail("no welcome");
     placer_count = start_placers(socket, &welcome, placers);
-    handoff_await(socket, HANDOFF_TICKET, &ticket, sizeof(ticket));
+    handoff_need(socket, HANDOFF_TICKET, &ticket, sizeof(ticket));
     if (write(to_source, &ticket, sizeof(ticket)) != sizeof(ticket))
         fail("pipe");
     /* What pre-copy has brought: everything that is not left. */
@@ -523,18 +686,19 @@ static int run_destination(int to_source, int from_source)
     await_byte(from_source);
     destination_uffd = make_uffd(&features);
     attach.uffd_features = htobe64(features);
-    handoff_blocks(socket);
     begin = clock_ns();
-    handoff_put(socket, HANDOFF_ATTACH, &attach, sizeof(attach),
-                destination_uffd);
-    handoff_await(socket, HANDOFF_ATTACHED, NULL, 0);
+    socket = attach_somewhere(socket, placers, &placer_count, &attach);
     for (unsigned i = 0; i < options.threads; i++) {
         touchers[i].index = i;
         if (pthread_create(&touchers[i].thread, NULL, touch, &touchers[i]))
             fail("pthread_create");
     }
-    await_byte(from_source);
+    socket = serve_until_complete(socket, from_source, placers, &placer_count,
+                                  &attach);
     end = clock_ns();
+    if (read(from_source, &source_returns, sizeof(source_returns)) !=
+        sizeof(source_returns))
+        return 1;
     touching = false;
     for (unsigned i = 0; i < options.threads; i++) {
         pthread_join(touchers[i].thread, NULL);
@@ -543,8 +707,10 @@ static int run_destination(int to_source, int from_source)
         if (touchers[i].longest_ns > longest)
             longest = touchers[i].longest_ns;
     }
-    handoff_put(socket, HANDOFF_DETACH, NULL, 0, -1);
-    handoff_await(socket, HANDOFF_DETACHED, NULL, 0);
+    /* Without a daemon nothing is attached: all is there all the same. */
+    if (handoff_put(socket, HANDOFF_DETACH, NULL, 0, -1))
+        handoff_await(socket, HANDOFF_DETACHED, NULL, 0);
+    close(socket);
     for (unsigned i = 0; i < options.blocks; i++) {
         struct uffdio_range range = {(uintptr_t)memories[i].base,
                                      memories[i].bytes};
@@ -553,8 +719,7 @@ static int run_destination(int to_source, int from_source)
             fail("UFFDIO_UNREGISTER");
     }
     close(destination_uffd);
-    for (unsigned i = 0; i < placer_count; i++)
-        loop_placer_join(&placers[i]);
+    join_placers(placers, &placer_count);
     for (unsigned long page = 0; page < total_pages; page++) {
         if (!page_good(page_at(page), page, generations[page]))
             wrong++;
@@ -562,12 +727,20 @@ static int run_destination(int to_source, int from_source)
     printf("{\"kind\": \"%s\", \"mib\": %lu, \"pages\": %lu, \"left\": %lu, "
            "\"left_data\": %lu, \"wrong\": %lu, \"seconds\": %.4f, \"mib_per_second\": %.0f, "
            "\"operations\": %lu, \"longest_stall_us\": %lu, "
-           "\"huge_kib\": %lu}\n",
+           "\"huge_kib\": %lu, \"pauses\": %u, \"returns\": %u, "
+           "\"source_returns\": %u}\n",
            options.kind, options.mib, total_pages, left, left_data, wrong,
            (double)(end - begin) / 1e9,
            (double)options.mib / ((double)(end - begin) / 1e9), operations,
-           (unsigned long)(longest / 1000), huge_kib());
+           (unsigned long)(longest / 1000), huge_kib(),
+           pauses, returns, source_returns);
     return wrong ? 1 : 0;
+}
+
+static void on_signal(int number)
+{
+    (void)number;
+    undo = 1;
 }
 
 static void usage(void)
@@ -575,7 +748,8 @@ static void usage(void)
     fputs("Usage: guestless --source SOCKET --destination SOCKET\n"
           "  [--kind anon|thp|memfd|mixed|hugetlb|hugetlb-shared] [--mib N]\n"
           "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
-          "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n",
+          "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
+          "  [--keep_version N]\n",
           stderr);
     exit(2);
 }
@@ -600,6 +774,7 @@ static void parse(int argc, char **argv)
         {"threads", 1, NULL, 't'}, {"blocks", 1, NULL, 'b'},
         {"seed", 1, NULL, 'e'},    {"odd", 0, NULL, 'o'},
         {"name", 1, NULL, 'n'},    {"address", 1, NULL, 'a'},
+        {"keep_version", 1, NULL, 'v'},
         {0},
     };
     int choice;
@@ -632,6 +807,10 @@ static void parse(int argc, char **argv)
             break;
         case 'e':
             options.seed = number(optarg, 0, ~0ul);
+            break;
+        case 'v':
+            options.keep_version = number(optarg, 0, 1000);
+            signal(SIGUSR1, on_signal);
             break;
         case 'o':
             options.odd = true;

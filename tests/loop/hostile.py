@@ -248,6 +248,8 @@ MESSAGES = {
     "start": pb.Start(),
     "progress": pb.Progress(),
     "complete": pb.Complete(),
+    "resume": pb.Resume(),
+    "resumed": pb.Resumed(granule=[256 << 10], left_known=True),
 }
 # Those that a source may send, by the destination's state.
 SOURCE_MAY = {"joined": {"block"}, "prepared": {"left"}, "attached": {"left"},
@@ -282,6 +284,98 @@ def source_after_the_end(case):
         require(session.memory.page(0) == bytes(PAGE), "page 0 is wrong")
 
 
+def come_back(session, **changed):
+    """A source that lost its connection says hello again."""
+    peer = session.peer()
+    fields = {"secret": session.welcome.resume_key, "attempt": 1, **changed}
+    peer.hello(session.ticket.session, **fields)
+    return peer
+
+
+RETURNS = {
+    "wrong_key": ("the resume key is wrong", {"secret": b"x" * 32}),
+    "short_key": ("the resume key is wrong", {"secret": b"x" * 31}),
+    "no_key": ("the resume key is wrong", {"secret": b""}),
+    "ticket": ("the resume key is wrong", "ticket"),
+    "old_attempt": ("the source has come back since", {"attempt": 1}),
+}
+
+
+@test(state=("active", "prepared"), **rows(RETURNS))
+def source_comes_back_wrongly(state, case):
+    """It is refused, and the right one goes on."""
+    says, changed = RETURNS[case]
+    with ARENA.attack(ARENA.destination, says, lines=2), \
+            ToDestination(ARENA.destination) as session:
+        at_stage(session, state)
+        session.control.close()
+        session.qemu.expect(PAUSED)
+        if case == "old_attempt":
+            come_back(session, attempt=1).expect("welcome")
+        if changed == "ticket":
+            changed = {"secret": session.ticket.secret}
+        come_back(session, **changed).expect("abort")
+        come_back(session, attempt=2).expect("welcome")
+
+
+@test
+def source_comes_back_too_early():
+    with ARENA.attack(ARENA.destination, "nothing to come back to",
+                      lines=2), ToDestination(ARENA.destination) as session:
+        session.joined()
+        come_back(session).expect("abort")
+
+
+@test
+def old_channels_join_no_more():
+    """Those of the connection before, or of a try that was given up."""
+    with ARENA.attack(ARENA.destination, "the channel has no right to join",
+                      lines=2), ToDestination(ARENA.destination) as session:
+        session.active()
+        session.control.close()
+        session.qemu.expect(PAUSED)
+        come_back(session).expect("welcome")
+        peer = session.peer()
+        peer.hello(session.ticket.session, session.welcome.channel_key,
+                   pb.Hello.BULK)
+        peer.expect("abort")
+
+
+@test(shared=(False, True))
+def source_comes_back_and_goes_on(shared):
+    """It is told what is missing: all but what has been placed."""
+    with ARENA.attack(ARENA.destination, "paused"), \
+            ToDestination(ARENA.destination, Memory(64, shared)) as session:
+        session.active()
+        session.bulk.frame(DATA, 0, PAGE, b"a" * PAGE)
+        wait_until(lambda: session.memory.present(0), "page 0 is placed",
+                   PATIENCE)
+        # The source dies within a frame: that page has not come.
+        session.bulk.raw(FRAME.pack(FRAME_MAGIC, DATA, 0, 0, PAGE, PAGE, PAGE,
+                                    0) + b"half")
+        session.control.close()
+        session.qemu.expect(PAUSED)
+        session.control = come_back(session)
+        session.welcome = session.control.expect("welcome")
+        session.urgent = session.channel(pb.Hello.URGENT)
+        session.bulk = session.channel(pb.Hello.BULK)
+        session.control.send(resume=pb.Resume())
+        resumed = session.control.expect("resumed")
+        require(resumed.left_known, "the destination has forgotten all")
+        left = session.control.expect("left")
+        bits = int.from_bytes(left.pages, "little")
+        require(left.first_page == 0 and bits == 2**64 - 2 and
+                session.control.expect("left_end").pages == 63,
+                f"told is {left}")
+        session.control.expect("start")
+        session.qemu.expect(RESUMED)
+        # What is placed stays, whatever the source says now.
+        session.bulk.frame(DATA, 0, PAGE, b"x" * PAGE)
+        session.bulk.frame(ZERO, PAGE, 63 * PAGE)
+        session.control.expect("complete")
+        require(session.memory.page(0) == b"a" * PAGE, "page 0 is wrong")
+
+
 def vanish(control, way):
     """The peer of a control connection is no more, or no more itself."""
     if way == "half":
@@ -305,7 +399,8 @@ def source_vanishes(state, way):
         at_stage(session, state)
         vanish(session.control, way)
         kind, _ = session.qemu.recv()
-        require(kind == (PAUSED if state == "active" else ERROR),
+        # Prepared, it cannot know whether the guest has left the source.
+        require(kind == (ERROR if state in ("hello", "joined") else PAUSED),
                 f"QEMU was told {kind}")
 
 
@@ -353,7 +448,7 @@ def source_blocks_without_end():
 
 
 LEFT = {
-    "unknown_block": ("out of turn", {"block": 1, "run_pages": 1}),
+    "unknown_block": ("outside of its block", {"block": 1, "run_pages": 1}),
     "first_page_unaligned": ("outside of its block", {"first_page": 1,
                                                       "run_pages": 1}),
     "first_page_beyond": ("outside of its block", {"first_page": 64,
@@ -673,7 +768,7 @@ def qemu_packet(case):
     "wrong_magic", "wrong_version", "unknown_type", "too_short",
     "body_too_short", "far_too_long")}))
 def qemu_packet_in_a_session(case):
-    """The line names what was wrong, not only that QEMU is gone."""
+    """The line names what was wrong, not only that QEMU has left."""
     says, packet = PACKETS[case]
     with ARENA.attack(ARENA.destination, says), \
             ToDestination(ARENA.destination) as session:
@@ -754,8 +849,8 @@ def destinations_qemu_out_of_turn(state, kind):
 
 @test(state=SOURCE_STATES)
 def sources_qemu_vanishes(state):
-    says = {None: None, "switched": "QEMU is gone",
-            "active": "QEMU is gone"}.get(state, "left before the switchover")
+    says = {None: None, "switched": "QEMU has left",
+            "active": "QEMU has left"}.get(state, "left before the switchover")
     with ARENA.attack(ARENA.source, says), \
             FromSource(ARENA.source) as session:
         at_stage(session, state)
@@ -767,7 +862,7 @@ def sources_qemu_vanishes(state):
 
 @test(state=DESTINATION_STATES)
 def destinations_qemu_vanishes(state):
-    says = {None: None, "active": "QEMU is gone"}.get(
+    says = {None: None, "active": "QEMU has left"}.get(
         state, "left before the switchover")
     with ARENA.attack(ARENA.destination, says), \
             ToDestination(ARENA.destination) as session:

@@ -25,9 +25,9 @@ PATIENCE = 20.0 # seconds; a sanitizer is slow
 
 # proto/handoff.h
 (HELLO, TICKET, BLOCK, PREPARE, SWITCHOVER, ATTACH, DETACH, PLACER, FAULTER,
- REGION) = range(1, 11)
+ REGION, RETURN) = range(1, 12)
 (WELCOME, JOINED, PREPARED, ATTACHED, PROGRESS, COMPLETE, DETACHED, PAUSED,
- ERROR) = range(32, 41)
+ ERROR, RESUMED, KEEP) = range(32, 43)
 SOURCE, DESTINATION = 1, 2
 SHARED, WITH_FD = 1, 2
 
@@ -47,6 +47,7 @@ class Qemu:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(PATIENCE)
         self.socket.connect(str(remapd.handoff))
+        self.kept = None
 
     def raw(self, packet, fds=()):
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS,
@@ -57,14 +58,19 @@ class Qemu:
         self.raw(struct.pack(">IHH", 0x524d5048, 1, kind) + body, fds)
 
     def recv(self):
-        """(type, body), or None if remapd has closed the connection."""
-        try:
-            packet = self.socket.recv(PAGE)
-        except ConnectionResetError:
-            return None
-        if not packet:
-            return None
-        return struct.unpack(">IHH", packet[:8])[2], packet[8:]
+        """(type, body), or None if remapd has closed the connection. What it
+        wants kept is kept."""
+        while True:
+            try:
+                packet, fds, _, _ = socket.recv_fds(self.socket, PAGE, 1)
+            except ConnectionResetError:
+                return None
+            if not packet:
+                return None
+            kind = struct.unpack(">IHH", packet[:8])[2]
+            if kind != KEEP:
+                return kind, packet[8:]
+            self.kept, = fds
 
     def expect(self, wanted):
         while True:
@@ -75,9 +81,12 @@ class Qemu:
             require(answer[0] == PROGRESS, f"expected message {wanted}, got "
                     f"{answer[0]}: {answer[1][:200]}")
 
-    def hello(self, role, name="hostile", address="127.0.0.2", ram=1 << 20):
-        self.send(HELLO, struct.pack(">IIQ64s64s", role, os.getpid(), ram,
-                                     name.encode(), address.encode()))
+    def hello(self, role, name="hostile", address="127.0.0.2", ram=1 << 20,
+              kept=None):
+        self.send(HELLO if kept is None else RETURN,
+                  struct.pack(">IIQ64s64s", role, os.getpid(), ram,
+                              name.encode(), address.encode()),
+                  [] if kept is None else [kept])
         self.expect(WELCOME)
 
     def block(self, memory, index=0, idstr=b"ram", **changed):
@@ -100,6 +109,9 @@ class Qemu:
 
     def close(self):
         self.socket.close()
+        if self.kept is not None:
+            os.close(self.kept)
+            self.kept = None
 
 
 class Memory:
@@ -347,7 +359,7 @@ class FromSource(contextlib.ExitStack):
 
     def send_welcome(self, **changed):
         fields = {"version": WIRE_VERSION, "channel_key": self.KEY,
-                  "urgent": 1, "bulk": 1, **changed}
+                  "resume_key": self.KEY, "urgent": 1, "bulk": 1, **changed}
         self.control.send(welcome=pb.Welcome(**fields))
 
     def joined(self):

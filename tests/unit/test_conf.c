@@ -141,7 +141,8 @@ static void help_mentions_each_option(void **state)
         "handoff", "control", "group", "listen", "advertise", "report-dir",
         "metrics",
         "engine", "log-level", "sandbox", "urgent-channels", "bulk-channels",
-        "peer-timeout", "max-sessions", "config", "probe", "help", "version"};
+        "peer-timeout", "reconnect-interval", "max-sessions", "config",
+        "probe", "help", "version"};
     static const char *const args[] = {"remapd", "--help", NULL};
     char text[8192], flag[64], *line;
 

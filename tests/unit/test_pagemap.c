@@ -8,6 +8,7 @@
 #define PAGES 4096u
 
 static struct pagemap map;
+static uint64_t missing[PAGES / 64 + 1], received[PAGES / 64 + 1];
 static struct stats stats;
 static uint64_t waited; /* what pagemap_placed() measured last */
 
@@ -15,7 +16,9 @@ static int set_up(void **state)
 {
     (void)state;
     memset(&stats, 0, sizeof(stats));
-    pagemap_init(&map, PAGES, &stats);
+    memset(missing, 0, sizeof(missing));
+    memset(received, 0, sizeof(received));
+    pagemap_init(&map, PAGES, missing, received, &stats);
     return 0;
 }
 
@@ -102,10 +105,11 @@ static void a_granule_is_asked_for_whole_or_not(void **state)
 static void more_faults_than_are_timed(void **state)
 {
     uint64_t mask[PAGESET_MASK_WORDS];
+    static uint64_t words[2][2 * PAGEMAP_TIMED_FAULTS / 64 + 1];
     struct pagemap large;
 
     (void)state;
-    pagemap_init(&large, 2 * PAGEMAP_TIMED_FAULTS, &stats);
+    pagemap_init(&large, 2 * PAGEMAP_TIMED_FAULTS, words[0], words[1], &stats);
     pagemap_expect(&large, 0, 2 * PAGEMAP_TIMED_FAULTS);
     for (uint64_t page = 0; page < 2 * PAGEMAP_TIMED_FAULTS; page++)
         assert_int_equal(pagemap_request(&large, page, page, 1, 1), 1);
@@ -165,6 +169,67 @@ static void requests_race_with_placing(void **state)
     }
 }
 
+/* A lost connection: what was claimed or asked for and did not come is wanted
+ * again; what came whole, in place, is not, for the guest may have it. */
+static void what_did_not_come_is_wanted_again(void **state)
+{
+    uint64_t mask[PAGESET_MASK_WORDS];
+
+    (void)state;
+    pagemap_expect(&map, 0, 128);
+    assert_int_equal(pagemap_request(&map, 5, 5, 1, now_ns()), 1);
+    mask_fill(mask, 64);
+    pagemap_want(&map, 0, 64, mask, true);
+    mask_fill(mask, 10);
+    pagemap_received(&map, 0, 10, mask);
+    mask_fill(mask, 4);
+    assert_int_equal(pagemap_placed(&map, 0, 4, mask, &waited), 4);
+    pagemap_again(&map);
+    assert_int_equal(pageset_count(pagemap_wanted(&map)), 118);
+    assert_false(pageset_has(pagemap_wanted(&map), 9));
+    assert_true(pageset_has(pagemap_wanted(&map), 10));
+    assert_int_equal(pagemap_left(&map), 124);
+    assert_int_equal(pagemap_request(&map, 5, 5, 1, now_ns()), 1);
+    /* Those are to be placed out of what is here. */
+    assert_int_equal(pagemap_received_next(&map, 0), 4);
+    assert_int_equal(pagemap_received_next(&map, 10), PAGES);
+    mask_fill(mask, 64);
+    pagemap_want(&map, 0, 64, mask, true);
+    assert_int_equal(mask_count(mask), 54);
+}
+
+/* Another remapd finds the same words. */
+static void the_map_outlives_its_daemon(void **state)
+{
+    uint64_t mask[PAGESET_MASK_WORDS];
+
+    (void)state;
+    pagemap_expect(&map, 0, 200);
+    mask_fill(mask, 50);
+    pagemap_placed(&map, 0, 50, mask, &waited);
+    pagemap_fini(&map);
+    pagemap_init(&map, PAGES, missing, received, &stats);
+    assert_int_equal(pagemap_left(&map), 150);
+    assert_false(pagemap_missing(&map, 49));
+    assert_true(pagemap_missing(&map, 50));
+    assert_int_equal(pageset_count(pagemap_wanted(&map)), 150);
+}
+
+static void the_longest_wait_is_known(void **state)
+{
+    uint64_t mask[PAGESET_MASK_WORDS];
+
+    (void)state;
+    pagemap_expect(&map, 0, 2);
+    assert_true(pagemap_waiting_ns(&map) == UINT64_MAX);
+    pagemap_request(&map, 0, 0, 1, 30);
+    pagemap_request(&map, 1, 1, 1, 20);
+    assert_int_equal(pagemap_waiting_ns(&map), 20);
+    mask_fill(mask, 1);
+    pagemap_placed(&map, 1, 1, mask, &waited);
+    assert_int_equal(pagemap_waiting_ns(&map), 30);
+}
+
 /* The promise: at most one byte a granule of 4 KiB. */
 static void is_small(void **state)
 {
@@ -179,6 +244,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         pagemap_test(a_page_is_placed_once),
+        pagemap_test(what_did_not_come_is_wanted_again),
+        pagemap_test(the_map_outlives_its_daemon),
+        pagemap_test(the_longest_wait_is_known),
         pagemap_test(a_claimed_page_is_wanted_by_one),
         pagemap_test(a_fault_is_asked_for_once_and_measured),
         pagemap_test(a_granule_is_asked_for_whole_or_not),

@@ -177,6 +177,8 @@ static void request(uint64_t first, unsigned pages)
 
 static void map_against_its_model(void **state)
 {
+    static uint64_t words[2][PAGES / 64 + 2];
+
     (void)state;
     for (unsigned round = 0; round < ROUNDS; round++) {
         uint64_t left = 0;
@@ -184,7 +186,8 @@ static void map_against_its_model(void **state)
         memset(model, 0, sizeof(model));
         waiting = 0;
         claim = round % 2;
-        pagemap_init(&map, PAGES, &stats);
+        memset(words, 0, sizeof(words));
+        pagemap_init(&map, PAGES, words[0], words[1], &stats);
         for (unsigned i = 0; i < 6; i++) {
             uint64_t first, pages = some_pages(&first, 512);
 

@@ -4,7 +4,7 @@
 
 include tests/guest/guest.mk
 
-.PHONY: demo check-vm check-vhost
+.PHONY: demo check-vm check-vm-recover check-vhost
 
 # The packages first: what the others of these targets build needs them.
 demo:
@@ -13,7 +13,7 @@ demo:
 	$(MAKE) --no-print-directory guest $(if $(filter 1,$(INSTALLED)),,all qemu)
 	demo/demo.py
 
-check-vm check-vhost:
+check-vm check-vm-recover check-vhost:
 	tools/deps check
 	$(MAKE) --no-print-directory all qemu guest
-	tests/vm/$(if $(filter check-vm,$@),run,vhost).py $(TESTS)
+	tests/vm/$(patsubst vm,run,$(patsubst vm-%,%,$(@:check-%=%))).py $(TESTS)

@@ -1,0 +1,325 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Migrations without a guest whose network or daemons are lost on the way.
+
+recover.py [PART OF A NAME]...   runs the tests that have one of these, or all
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+# pylint: disable=import-error
+from pair import (BUILD, Migration, PROGRAMS, Pair, SANITIZED, TESTS,
+                  huge_pages, own_network, require, run, wait_until)
+from harness import run as run_tests, test
+from lab import hosts as lab_hosts
+from lab.basics import Process, stop_on_signals
+from lab.daemon import PORT, Remapd
+
+# Long enough to do something in the middle, slow as a sanitizer is.
+LINK = "200mbit"
+MIB = 24 if SANITIZED else 48
+OPTIONS = ("--peer-timeout", "2", "--reconnect-interval", "1")
+FRAME_OVERHEAD = 32 + 128
+
+# What may be on its way: a frame of a bulk and an urgent channel each, read
+# but not sent, sent but not placed, and what the sockets hold.
+IN_FLIGHT = 8 << 20
+
+
+def listing(host):
+    return json.loads(run(str(BUILD / "remapctl"), "--socket",
+                          str(host.remapd.control), "--json", "list"))
+
+
+def sessions(host):
+    return listing(host)["sessions"]
+
+
+def past_switchover(host):
+    """How many migrations have come so far, with those that are over."""
+    listed = listing(host)
+    return sum(each["state"] in ("active", "complete")
+               for each in listed["sessions"] + listed["ended"])
+
+
+def placed(pair):
+    """The share of all pages that are placed, over all migrations."""
+    found = [each["pages"] for each in sessions(pair.hosts[1])
+             if each["pages"]["total"]]
+    total = sum(pages["total"] for pages in found)
+    return 1 - sum(pages["left"] for pages in found) / total if total else 0
+
+
+def wait_placed(pair, share, seconds=30):
+    wait_until(lambda: placed(pair) >= share, f"{share} placed", seconds)
+
+
+def states(pair):
+    return {each["state"] for host in pair.hosts for each in sessions(host)}
+
+
+def wait_paused(pair):
+    wait_until(lambda: states(pair) == {"paused"}, "both pause", 30)
+
+
+def link(pair, way):
+    for host in pair.hosts:
+        run("ip", "-n", host.namespace, "link", "set", lab_hosts.DEVICE, way)
+
+
+def check_whole(migration, pauses, on_its_way=IN_FLIGHT):
+    """Every byte was right; nothing was sent twice but what was on its way.
+    `pauses`: how many at least, or None for none."""
+    source, destination = (migration.report(role)
+                           for role in ("source", "destination"))
+    for report in (source, destination):
+        require(report["state"] == "complete" and not report["error"],
+                f"{report['role']}: {report['state']} {report['error']}")
+        require(bool(report["pauses"]) == (pauses is not None) and
+                report["pauses"] >= (pauses or 0), f"{report['pauses']} pauses")
+    pages = destination["pages"]
+    require(pages["data"] + pages["zero"] == migration.figures["left"] and
+            not pages["left"], f"{pages}")
+    resent = source["pages"]["resent"] * 4096
+    most = on_its_way * source["pauses"]
+    require(resent <= most, f"{resent} bytes were sent again")
+    twice = (source["pages"]["resent"] + pages["duplicate"]) * 4096
+    frames = (pages["total"] + pages["duplicate"]) * FRAME_OVERHEAD
+    require(source["bytes_on_wire"] <= migration.figures["left_data"] * 4096
+            + twice + frames + on_its_way, f"{source}")
+    print(f"# {migration.name}: {source['pauses']} pauses of "
+          f"{destination['paused_seconds']:.1f} s, {resent >> 10} KiB sent "
+          f"again, {pages['duplicate']} pages dropped, longest stall "
+          f"{migration.figures['longest_stall_us'] / 1000:.0f} ms")
+
+
+def pages_for(kind):
+    if kind.startswith("hugetlb"):
+        return huge_pages(2 * (MIB + 8) << 20)
+    return contextlib.nullcontext()
+
+
+# ---- the network ----
+
+@test(kind=("anon", "thp", "memfd", "hugetlb-shared"))
+def link_down_and_up(kind):
+    with pages_for(kind), Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind=kind, mib=MIB, threads=2, zero=5)
+        wait_placed(pair, 0.2)
+        link(pair, "down")
+        wait_paused(pair)
+        time.sleep(1)
+        before = placed(pair)
+        link(pair, "up")
+        migration.finish()
+        require(before < 1, "there was nothing left to do")
+        check_whole(migration, 1)
+
+
+@test
+def link_down_and_up_too_soon_to_notice():
+    with Pair(LINK, ("--peer-timeout", "30")) as pair:
+        migration = Migration(pair, kind="anon", mib=MIB, zero=5)
+        wait_placed(pair, 0.2)
+        link(pair, "down")
+        time.sleep(0.5)
+        link(pair, "up")
+        migration.finish()
+        check_whole(migration, None)
+
+
+@test
+def link_down_for_long():
+    """LINK_DOWN_SECONDS=60 make check-recover TESTS=for_long"""
+    seconds = float(os.environ.get("LINK_DOWN_SECONDS", "6"))
+    with Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind="thp", mib=MIB, zero=5, threads=2)
+        wait_placed(pair, 0.3)
+        link(pair, "down")
+        time.sleep(seconds)
+        link(pair, "up")
+        migration.finish()
+        check_whole(migration, 1)
+
+
+class ProxiedPair(Pair):
+    """The source reaches the destination through proxy.py."""
+
+    ADDRESS = "10.0.1.3"
+
+    def __init__(self, options=OPTIONS):
+        super().__init__(LINK, (*options, "--advertise", self.ADDRESS))
+
+    def __enter__(self):
+        super().__enter__()
+        host = self.hosts[1]
+        try:
+            run("ip", "-n", host.namespace, "address", "add",
+                f"{self.ADDRESS}/32", "dev", lab_hosts.DEVICE)
+            run("ip", "-n", self.hosts[0].namespace, "route", "add",
+                self.ADDRESS, "via", host.address)
+            self.path = self.directory / "proxy"
+            os.environ["PROTOCOL"] = str(PROGRAMS)
+            self.proxy = host.spawn(
+                [sys.executable, TESTS / "loop/proxy.py", self.ADDRESS,
+                 host.address, PORT, self.path], "proxy")
+            self.stack.callback(self.proxy.close)
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self.socket.bind(str(self.directory / "tester"))
+            self.socket.settimeout(10)
+            wait_until(self.ready, "the proxy is ready")
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def ready(self):
+        self.proxy.check_alive()
+        return self.path.exists()
+
+    def tell(self, text):
+        self.socket.sendto(text.encode(), str(self.path))
+        return int(self.socket.recv(100))
+
+
+@test(way=("reset", "end"), kind=("control", "urgent", "bulk", "all"))
+def connection_lost(way, kind):
+    with ProxiedPair() as pair:
+        migration = Migration(pair, kind="memfd" if way == "reset" else "thp",
+                              mib=MIB, threads=2, zero=5)
+        wait_placed(pair, 0.2)
+        done = pair.tell(f"{way} {kind}")
+        require(done == (3 if kind == "all" else 1), f"{done} connections")
+        migration.finish()
+        check_whole(migration, 1)
+
+
+@test(kind=("control", "bulk", "all"))
+def connection_stalls(kind):
+    """What has gone into the proxy by then counts as on its way."""
+    with ProxiedPair() as pair:
+        migration = Migration(pair, kind="memfd", mib=3 * MIB, zero=5)
+        wait_placed(pair, 0.1)
+        require(pair.tell(f"stall {kind}"), "no connection")
+        migration.finish()
+        check_whole(migration, 1, 4 * IN_FLIGHT)
+
+
+@test
+def a_stalled_urgent_connection_stalls_no_more_than_its_pages():
+    """Bulk brings them in the end, or the session begins anew."""
+    with ProxiedPair() as pair:
+        migration = Migration(pair, kind="thp", mib=3 * MIB, zero=5, threads=2)
+        wait_placed(pair, 0.1)
+        require(pair.tell("stall urgent") == 1, "no connection")
+        migration.finish()
+        stall = migration.figures["longest_stall_us"] / 1e6
+        print(f"# longest stall {stall:.1f} s")
+
+
+@test
+def one_connection_after_the_other_lost():
+    with ProxiedPair() as pair:
+        migration = Migration(pair, kind="thp", mib=2 * MIB, threads=2, zero=5)
+        for number, kind in enumerate(("bulk", "urgent", "control", "all")):
+            wait_placed(pair, 0.1 + 0.15 * number)
+            require(pair.tell(f"reset {kind}"), f"no connection {kind}")
+        migration.finish()
+        check_whole(migration, 4)
+
+
+@test(way=("refuse", "mute"))
+def coming_back_takes_many_tries(way):
+    """The network comes back half: nobody answers, or somebody who is mute."""
+    with ProxiedPair() as pair:
+        migration = Migration(pair, kind="memfd", mib=MIB, zero=5)
+        wait_placed(pair, 0.2)
+        pair.tell(way)
+        pair.tell("reset all")
+        wait_paused(pair)
+        time.sleep(4)
+        # Those that were mute speak late: each try is older than the next.
+        pair.tell({"refuse": "admit", "mute": "speak"}[way])
+        migration.finish()
+        check_whole(migration, 1)
+
+
+# ---- the daemons ----
+
+def kill(pair, host, how=signal.SIGKILL):
+    """Ends a remapd, and starts another in its place."""
+    process = host.remapd.process
+    pair.check_log(host)
+    os.kill(process.pid, how)
+    process.child.wait()
+    host.remapd = Remapd(host, pair.options)
+    pair.stack.callback(host.remapd.close)
+
+
+def finish_all(migrations, lost):
+    """All complete, and every byte was right; most of them had gone to another
+    remapd, as often as one was lost."""
+    for migration in migrations:
+        migration.finish()
+    figures = [migration.figures for migration in migrations]
+    returns = sum(each["returns"] + each["source_returns"] for each in figures)
+    require(returns * 2 >= lost * len(figures), f"{returns} returns")
+    longest = max(each["longest_stall_us"] for each in figures) / 1000
+    print(f"# {len(figures)} migrations, {lost} daemons lost, {returns} times "
+          f"taken up again; the longest stall of all {longest:.0f} ms")
+
+
+KINDS = ("anon", "thp", "memfd", "mixed")
+
+
+@test(which=("source", "destination", "both"), how=("kill", "term"))
+def daemons_restarted_amid_ten(which, how):
+    with Pair(LINK, OPTIONS) as pair:
+        migrations = [Migration(pair, kind=KINDS[i % 4], mib=MIB // 3, seed=i,
+                                zero=5) for i in range(10)]
+        wait_until(lambda: all(past_switchover(host) == 10
+                               for host in pair.hosts), "all move", 60, 0.05)
+        for role, host in zip(("source", "destination"), pair.hosts):
+            if which in (role, "both"):
+                kill(pair, host, getattr(signal, f"SIG{how.upper()}"))
+        finish_all(migrations, 1 + (which == "both"))
+
+
+@test
+def daemons_killed_again_and_again():
+    with Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind="mixed", mib=2 * MIB, threads=4,
+                              zero=5, blocks=4)
+        for number in range(6):
+            wait_placed(pair, 0.1 * number + 0.1)
+            kill(pair, pair.hosts[number % 2])
+        finish_all([migration], 6)
+
+
+@test
+def nothing_is_taken_up_that_another_version_has_kept():
+    """A remapd that keeps something else refuses, and touches nothing."""
+    with Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind="memfd", mib=MIB, zero=5,
+                              keep_version=2)
+        wait_placed(pair, 0.2)
+        kill(pair, pair.hosts[1])
+        wait_until(lambda: "is of version 2, this remapd reads 1" in
+                   pair.hosts[1].remapd.process.output(), "it is refused", 20)
+        require(migration.process.alive(), "the migration has ended")
+        require(not sessions(pair.hosts[1]), "a session was taken up")
+        # The remapd that it was begun with would take it up.
+        migration.process.child.send_signal(signal.SIGUSR1)
+        finish_all([migration], 1)
+
+
+if __name__ == "__main__":
+    stop_on_signals()
+    own_network()
+    sys.exit(run_tests(sys.argv[1:]))

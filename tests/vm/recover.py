@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VMs whose network, daemons or QEMUs are lost while they move.
+
+recover.py [PART OF A NAME]...   runs the tests that have one of these, or all
+ACCEL=kvm                        under KVM
+"""
+
+import os
+import pathlib
+import signal
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+# pylint: disable=wrong-import-position
+from harness import require, run, test
+from lab import Lab, wait_until
+from lab.basics import run as run_command, stop_on_signals
+from lab.daemon import Remapd
+from lab.hosts import DEVICE
+from lab.machine import check_accelerator
+from lab.move import Move
+
+ACCEL = os.environ.get("ACCEL", "tcg")
+LINK = "200mbit" # so that a move takes seconds
+OPTIONS = ("--peer-timeout", "2", "--reconnect-interval", "1")
+MEMORY = "96M"
+
+
+def lab():
+    return Lab(link=LINK, daemon_options=OPTIONS)
+
+
+def link(the_lab, way):
+    for host in the_lab.hosts:
+        run_command("ip", "-n", host.namespace, "link", "set", DEVICE, way)
+
+
+def begin(vm, **options):
+    """A move that has left the source, with a part of its pages placed."""
+    vm.start(pager="required")
+    move = Move(vm, pager="required", **options)
+    move.start()
+    wait_part_placed(move)
+    return move
+
+
+def wait_part_placed(move, share=0.2):
+    total = move.vm.config.memory
+    wait_until(lambda: 0 < remaining(move) < total * (1 - share),
+               "a part is placed", 60)
+
+
+def remaining(move):
+    return move.information().get("pager", {}).get("remaining", 0)
+
+
+def pager(machine):
+    return machine.qmp("query-migrate").get("pager", {}).get("status")
+
+
+def wait_paused(move):
+    wait_until(lambda: pager(move.source) == "paused" ==
+               pager(move.destination), "both sides pause", 30)
+
+
+def require_whole(move, pauses=1):
+    """It completes, the guest has seen no wrong page and goes on."""
+    move.wait(120)
+    vm = move.vm
+    ready = next(m for m in vm.guest.messages if m.word == "READY")
+    for machine in (move.source, move.destination):
+        statuses = [e["status"] for e in move.pager_events(machine)]
+        require(statuses.count("paused") >= pauses and
+                statuses[-1] == "completed", f"MIGRATION_PAGER: {statuses}")
+    vm.wait_runs()
+    pages, _ = vm.verify()
+    require(pages == ready["pages"], f"{pages} of {ready['pages']} verified")
+    report = move.report("destination")
+    require(not report["error"] and not report["pages"]["left"], f"{report}")
+    print(f"# {report['pauses']} pauses, {report['paused_seconds']:.2f} s; the "
+          f"guest's longest stall "
+          f"{vm.guest.newest()['mark_us'] / 1000:.0f} ms")
+
+
+@test(backend=("thp", "memfd"))
+def link_down_and_up(backend):
+    with lab() as here:
+        move = begin(here.vm("cut", guest="tiny", memory=MEMORY, accel=ACCEL,
+                             backend=backend))
+        link(here, "down")
+        wait_paused(move)
+        time.sleep(1)
+        link(here, "up")
+        require_whole(move)
+
+
+def restart(host):
+    """SIGKILL, and another one in its place."""
+    os.kill(host.remapd.process.pid, signal.SIGKILL)
+    host.remapd.process.child.wait()
+    host.remapd = Remapd(host, OPTIONS)
+
+
+@test(which=("source", "destination", "both"), backend=("thp", "memfd"))
+def daemon_killed_and_started_anew(which, backend):
+    with lab() as here:
+        move = begin(here.vm("kill", guest="tiny", memory=MEMORY, accel=ACCEL,
+                             backend=backend))
+        for role, host in (("source", move.old_host),
+                           ("destination", move.new_host)):
+            if which in (role, "both"):
+                restart(host)
+                here.close_at_end(host.remapd)
+        require_whole(move)
+
+
+@test
+def destinations_qemu_killed_leaves_the_sources_memory():
+    """Before the switchover the guest runs on; after it, nothing can bring it
+    back, but the source keeps what it had until it is told otherwise."""
+    with lab() as here:
+        move = begin(here.vm("lost", guest="tiny", memory=MEMORY, accel=ACCEL))
+        os.kill(move.destination.process.pid, signal.SIGKILL)
+        wait_until(lambda: pager(move.source) == "paused", "it pauses", 30)
+        require(move.source.status() != "running", move.source.status())
+        move.source.check_alive()
+        said = move.new_host.remapd.process.output()
+        require("the destination's QEMU has left: if it has ended, so has its "
+                "guest" in said, said[-500:])
+
+
+@test
+def sources_qemu_killed_is_said_plainly():
+    with lab() as here:
+        move = begin(here.vm("lost", guest="tiny", memory=MEMORY, accel=ACCEL))
+        os.kill(move.source.process.pid, signal.SIGKILL)
+        wait_until(lambda: pager(move.destination) == "paused", "it pauses",
+                   30)
+        reason = move.destination.qmp("query-migrate")["pager"]["reason"]
+        require("the source's QEMU has left: if it has ended, the pages that "
+                "are left are lost with it" in reason, reason)
+        move.destination.check_alive()
+
+
+def main():
+    reason = check_accelerator(ACCEL)
+    if reason:
+        print(f"1..0 # SKIP ACCEL={ACCEL} runs no guest here: {reason}")
+        return 0
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    stop_on_signals()
+    sys.exit(main())
