@@ -3,6 +3,8 @@
 # make fuzz [FUZZ="names"] [SECONDS=60]   libFuzzer on each harness
 # make check-fuzz   the corpora again, and 5 s more on each
 #
+# libvirt's hook is Python: tests/fuzz/hook.py damages its XML.
+#
 # A harness is tests/fuzz/NAME.c; what it has learnt stays in tests/fuzz/corpus/.
 # One that includes a .c of the daemon gets the other objects.
 
@@ -32,3 +34,4 @@ fuzz: fuzz-build
 
 check-fuzz:
 	+tests/lib/suite fuzz tests/fuzz/run.py --check $(FUZZ)
+	tests/lib/suite fuzz-hook tests/fuzz/hook.py

@@ -196,6 +196,39 @@ def ticket_used_again_after_its_session():
         second.expect("abort")
 
 
+@test
+def ticket_of_another_session():
+    """Its secret is good, but for its own session."""
+    with ARENA.attack(ARENA.destination, "the ticket is wrong"), \
+            ToDestination(ARENA.destination) as session, \
+            ToDestination(ARENA.destination) as other:
+        stranger_peer = session.peer()
+        stranger_peer.hello(session.ticket.session, other.ticket.secret)
+        stranger_peer.expect("abort")
+        for each in (session, other):
+            each.complete()
+            each.qemu.send(DETACH)
+            each.qemu.expect(DETACHED)
+
+
+@test
+def ticket_in_no_log():
+    """Neither it nor the channels' key is in the log or in a report."""
+    with ToDestination(ARENA.destination) as session:
+        session.complete()
+        session.qemu.send(DETACH)
+        session.qemu.expect(DETACHED)
+        secrets = (session.ticket.secret, session.welcome.channel_key)
+    remapd = ARENA.destination.remapd
+    require(all(len(secret) == 32 for secret in secrets), f"{secrets}")
+    for file in (remapd.process.log, *remapd.reports.glob("*")):
+        data = file.read_bytes()
+        for secret in secrets:
+            require(secret not in data and
+                    secret.hex() not in data.decode(errors="replace").lower(),
+                    f"{file} has a secret")
+
+
 CHANNELS = {
     "wrong_key": ("the channel has no right to join",
                   {"secret": b"x" * 32}),
