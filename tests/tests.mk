@@ -18,8 +18,8 @@
 #   check-deb           the packages, in a clean Debian
 #   check-systemd       the units, under a real systemd in a VM
 #   qemu-qtest          QEMU's own tests of post-copy, without a pager
-# make check-kernel     the patched kernel in VMs; on its own, for the daemon
-#                       does not use it yet and it builds two kernels
+#   check-kernel-quick  the patched kernel in VMs, and remapd there
+# make check-kernel     more of that, on its own: it builds two kernels
 # make check-loop TESTS="parts of names"   only those tests
 
 TEST_CFLAGS = -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -pthread
@@ -104,4 +104,5 @@ check:
 	        failed=1; \
 	done; \
 	tests/lib/suite qtest $(MAKE) --no-print-directory qemu-qtest || failed=1; \
+	$(MAKE) --no-print-directory check-kernel-quick || failed=1; \
 	exit $$failed

@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # make check-kernel         the patched kernel in virtual machines
+# make check-kernel-quick   as much of it as is part of make check
 # make check-kernel-kasan   the same under KASAN
 # make check-kernel-cost    instructions: REMAP, COPY, a missing fault
 # DURATION=600              seconds for each test that runs for a time
 
 DURATION ?= 10
 
-.PHONY: check-kernel check-kernel-kasan check-kernel-cost
-check-kernel: qemu
+.PHONY: check-kernel check-kernel-quick check-kernel-kasan check-kernel-cost
+check-kernel check-kernel-quick: all qemu guest $(BUILD)/tests/guestless \
+    $(BUILD)/tests/unit/test_remap
+
+check-kernel-quick:
+	tests/lib/suite kernel tests/kernel/check quick 2
+
+check-kernel:
 	tests/lib/suite kernel tests/kernel/check lab $(DURATION)
 
 check-kernel-kasan: qemu

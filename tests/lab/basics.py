@@ -20,8 +20,13 @@ class Failed(Exception):
     """Something went wrong that should not."""
 
 
+# Whoever runs a lab inside an emulated machine must wait longer for all.
+PATIENCE = float(os.environ.get("PATIENCE", 1))
+
+
 def wait_until(condition, what, seconds=30.0, every=0.01):
     """Polls `condition` until it returns something true, and returns that."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while True:
         result = condition()

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 
-from .basics import BUILD, Failed
+from .basics import BUILD, PATIENCE, Failed
 
 MARKER = "REMAPD-GUEST "
 
@@ -91,6 +91,7 @@ class Guest:
 
     def wait(self, condition, what, seconds, alive=lambda: None):
         """Waits for `condition` to return something of the messages."""
+        seconds *= PATIENCE
         deadline = time.monotonic() + seconds
         with self.changed:
             while True:

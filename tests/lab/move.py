@@ -3,7 +3,7 @@
 
 import time
 
-from .basics import Failed, wait_until
+from .basics import PATIENCE, Failed, wait_until
 from .memory import Warm
 from .qmp import QmpError
 
@@ -12,7 +12,7 @@ from .qmp import QmpError
 # without one so little that next to nothing goes before QEMU hears that it is
 # to switch.
 PRECOPY_BANDWIDTH = 256 << 20
-IMMEDIATE_BANDWIDTH = 1 << 20
+IMMEDIATE_BANDWIDTH = int((1 << 20) / PATIENCE)
 CAPABILITIES = ("events", "postcopy-ram")
 ENDED = ("failed", "cancelled", "postcopy-paused", "postcopy-recover")
 
@@ -128,6 +128,7 @@ class Move:
     def settle(self, seconds=1, share=1):
         """Gives the destination so long after the end to have this share of
         its huge pages again."""
+        seconds *= PATIENCE
         def huge():
             self.look_at_huge_pages()
             return (self.huge_kept is None or self.huge_kept >= share

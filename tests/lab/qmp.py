@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 
-from .basics import Failed
+from .basics import PATIENCE, Failed
 
 
 class QmpError(Failed):
@@ -65,7 +65,8 @@ class Qmp:
             except OSError as error:
                 raise Failed(f"{command}: QEMU is gone: {error}") from None
             with self.changed:
-                self.changed.wait_for(lambda: self.answers or not self.open, 60)
+                self.changed.wait_for(lambda: self.answers or not self.open,
+                                      60 * PATIENCE)
                 if not self.answers:
                     raise Failed(f"{command}: QEMU gave no answer")
                 answer = self.answers.pop(0)
@@ -84,6 +85,7 @@ class Qmp:
         return None
 
     def wait(self, name, seconds=60, **data):
+        seconds *= PATIENCE
         with self.changed:
             self.changed.wait_for(
                 lambda: self.find(name, **data) or not self.open, seconds)

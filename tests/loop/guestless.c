@@ -41,7 +41,7 @@
 #define HUGE       (2ul << 20)
 #define MAX_BLOCKS 16
 #define MAX_PLACERS 16
-#define TIMEOUT_S  120
+#define TIMEOUT_S  600
 
 static struct {
     const char *source, *destination, *kind, *name, *address;

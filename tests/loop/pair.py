@@ -20,7 +20,7 @@ sys.path += [str(TESTS), str(TESTS / "vm")]
 from harness import require
 from lab import Failed, wait_until
 from lab import hosts as lab_hosts
-from lab.basics import Process, run
+from lab.basics import PATIENCE, Process, run
 from lab.daemon import Remapd
 from lab.memory import HugePages
 
@@ -73,11 +73,12 @@ class Migration:
 
     def finish(self, seconds=180):
         """Waits for the end; every byte must have been right."""
+        seconds *= PATIENCE
         try:
             code = self.process.child.wait(seconds)
         except subprocess.TimeoutExpired:
             self.process.close()
-            raise Failed(f"guestless: no end within {seconds} s; "
+            raise Failed(f"guestless: no end within {seconds:g} s; "
                          f"{self.pair.tail()}") from None
         text = self.process.output().strip()
         require(code == 0, f"guestless: {text}; {self.pair.tail()}")

@@ -13,10 +13,11 @@ import re
 import sys
 
 # pylint: disable=import-error
-from pair import (BUILD, Failed, Migration, PROGRAMS, Pair, Process,
-                  SANITIZED, huge_pages, own_network, require, run, wait_until)
+from pair import (Failed, Migration, PROGRAMS, Pair, Process, SANITIZED,
+                  huge_pages, own_network, require, run, wait_until)
 from harness import Skip, run as run_tests, test
 from lab.basics import stop_on_signals
+from lab.daemon import lacks_remap
 
 KINDS = ("anon", "thp", "memfd", "hugetlb", "hugetlb-shared")
 FRAME_OVERHEAD = 32 + 128 # header and masks
@@ -97,9 +98,9 @@ def migrate_by_remap(pair, **options):
 
 
 def need_remap():
-    if not re.search(r"^ *remap +yes$", run(str(BUILD / "remapd"), "--probe"),
-                     re.MULTILINE):
-        raise Skip("this kernel has no UFFDIO_REMAP: see make check-kernel")
+    reason = lacks_remap()
+    if reason:
+        raise Skip(reason)
 
 
 @test(kind=("anon", "thp", "mixed"), left=(100, 50))

@@ -23,7 +23,8 @@ from checks import ENGINES, require_guest_whole, require_native, require_whole
 from harness import ACCEL, Skip, main, require, test
 from lab import BACKENDS, Failed, Lab, placer, wait_until
 from lab.basics import BUILD, run as run_command
-from lab.memory import read_block
+from lab.daemon import lacks_remap
+from lab.memory import HUGE, read_block
 from lab.move import Move
 
 SMALL = {"guest": "tiny", "memory": "192M", "accel": ACCEL}
@@ -80,13 +81,51 @@ def huge_pages_stay_huge(precopy):
         vm = lab.vm("huge", backend="thp", **SMALL)
         vm.start(pager="required")
         move = vm.move(pager="required", precopy=bool(precopy))
-        if move.engine() != "move":
+        if move.engine() not in ("move", "remap"):
             raise Skip(f"engine {move.engine()}: this kernel cannot move pages")
         move.settle(20, 0.99)
         require(move.thp_bytes_source > 0, "the source had no huge page")
         require(move.huge_kept >= 0.99,
                 f"{move.thp_bytes_source} bytes were huge, of which "
                 f"{move.huge_kept:.1%} are again")
+        require_whole(vm, move)
+
+
+def remapped():
+    """Huge pages and single pages that UFFDIO_REMAP has moved on this host."""
+    with open("/proc/vmstat", encoding="ascii") as lines:
+        counts = dict(line.split() for line in lines)
+    return [int(counts[f"uffd_remap_{what}"]) for what in ("pmd", "pte")]
+
+
+@test
+def remap_keeps_every_huge_page():
+    """The guest goes on once all is there: where nobody waits, every granule
+    comes and moves as one huge page."""
+    reason = lacks_remap()
+    if reason:
+        raise Skip(reason)
+    with Lab() as lab:
+        vm = lab.vm("remap", guest="tiny", memory="96M", accel=ACCEL)
+        vm.start(pager="required")
+        before = remapped()
+        move = vm.move(pager="required", stopped=True)
+        huge, single = (now - then for then, now in zip(before, remapped()))
+        move.settle(30)
+        report = move.report("destination")
+        print(f"# engine {move.engine()}: {huge} huge pages and {single} single "
+              f"ones moved, AnonHugePages {move.thp_bytes_source >> 10} KiB at "
+              f"the source, {move.thp_bytes_destination >> 10} KiB at the "
+              "destination")
+        require(move.engine() == "remap", move.engine())
+        require(report["pages"]["fallback"] == 0, f"{report['pages']}")
+        require(huge * HUGE >= 0.9 * move.thp_bytes_source,
+                f"{huge} huge pages were moved")
+        require(move.thp_bytes_destination == move.thp_bytes_source > 0,
+                f"{move.thp_bytes_source} bytes were huge, "
+                f"{move.thp_bytes_destination} are")
+        move.destination.qmp("cont")
+        vm.arrived(move.destination)
         require_whole(vm, move)
 
 
