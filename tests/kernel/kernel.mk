@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # make check-kernel         the patched kernel in virtual machines
-# make check-kernel-quick   as much of it as is part of make check
+# make check-kernel-quick   our tests of it, and remapd there
 # make check-kernel-kasan   the same under KASAN
 # make check-kernel-cost    instructions: REMAP, COPY, a missing fault
 # DURATION=600              seconds for each test that runs for a time
