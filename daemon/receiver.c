@@ -380,17 +380,21 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
                    struct faulters *faulters, const enum place_engine *engines,
                    struct placer_pool *placers)
 {
+    int ret;
+
     receiver->target.uffd = uffd;
     receiver->faulters = faulters;
     receiver->engines = engines;
     receiver->placers = placers;
     for (uint32_t i = 0; i < receiver->table->count; i++)
         receiver->collapses |= place_ops_of(engines[i])->huge;
-    if (receiver->collapses)
-        collapser_start(&receiver->collapser, pid, true);
-    return fault_reader_start(
+    ret = fault_reader_start(
         &receiver->fault_reader, faulters, &receiver->target, receiver->table,
         engines, &receiver->map, &receiver->lasting, &receiver->status);
+    /* Last: who starts again after an error must find it not running. */
+    if (!ret && receiver->collapses)
+        collapser_start(&receiver->collapser, pid, true);
+    return ret;
 }
 
 int receiver_connect(struct receiver *receiver)

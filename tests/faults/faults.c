@@ -6,7 +6,7 @@
  * REMAPD_FAULTS=SEED:KIND in the environment, or nothing happens. KIND:
  *   soft   what must be survived: a call is late, short where it may be, or
  *          interrupted, a userfaultfd has EAGAIN after a part
- *   hard   besides, seldom: a call fails, or a connection ends
+ *   hard   besides, a few times: a call fails, or a connection ends
  * At its end the daemon says how many there were.
  */
 #include <errno.h>
@@ -31,6 +31,7 @@
 #define SOFT_EVERY 4
 #define HARD_EVERY_MIN 32 /* up to 32 times as many, by the seed */
 #define LATE_MAX_NS 3000000
+#define HARD_MAX 5 /* then no more, so that it comes to an end */
 #define HARD_SETUP_EVERY 3 /* of those that are late, few as they are */
 #define PAGE 4096
 #define HUGE (2 << 20)
@@ -97,7 +98,7 @@ static enum fault choose(bool anywhere, bool may_short, bool may_again,
     if (!active || (!anywhere && getpid() == gettid()))
         return FAULT_NONE;
     *random = mix(seed + atomic_fetch_add(&calls, 1) * 0x9e3779b97f4a7c15u);
-    if (hard && *random % hard_every == 0)
+    if (hard && injected[FAULT_FAIL] < HARD_MAX && *random % hard_every == 0)
         fault = FAULT_FAIL;
     else if (*random >> 16 & 1 && *random / 7 % SOFT_EVERY == 0)
         fault = FAULT_LATE;
@@ -359,7 +360,8 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
     }
 }
 
-/* A userfaultfd has fewer messages than are asked for, or none after all. */
+/* A userfaultfd has fewer messages than are asked for, or none after all. The
+ * kernel has no other error for one that is in use. */
 ssize_t __real_read(int fd, void *buffer, size_t bytes);
 ssize_t __wrap_read(int fd, void *buffer, size_t bytes);
 ssize_t __wrap_read(int fd, void *buffer, size_t bytes)
@@ -375,8 +377,6 @@ ssize_t __wrap_read(int fd, void *buffer, size_t bytes)
         return __real_read(fd, buffer, sizeof(struct uffd_msg));
     case FAULT_AGAIN:
         return FAIL(EAGAIN, EINTR);
-    case FAULT_FAIL:
-        return FAIL(ENOMEM, EIO);
     default:
         return __real_read(fd, buffer, bytes);
     }
@@ -406,7 +406,8 @@ void *__wrap_mmap(void *at, size_t bytes, int protection, int flags, int fd,
     bool pages = bytes == HUGE || flags & MAP_SHARED || !protection;
     uint64_t random;
 
-    if (pages && hard && choose(true, false, false, &random) != FAULT_NONE &&
+    if (pages && hard && injected[FAULT_FAIL] < HARD_MAX &&
+        choose(true, false, false, &random) != FAULT_NONE &&
         random % HARD_SETUP_EVERY == 0) {
         injected[FAULT_FAIL]++;
         errno = ENOMEM;
@@ -437,7 +438,8 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 {
     uint64_t random;
 
-    if (hard && choose(true, false, false, &random) != FAULT_NONE &&
+    if (hard && injected[FAULT_FAIL] < HARD_MAX &&
+        choose(true, false, false, &random) != FAULT_NONE &&
         random % HARD_SETUP_EVERY == 0) {
         injected[FAULT_FAIL]++;
         return EAGAIN;

@@ -23,7 +23,7 @@ from lab.basics import stop_on_signals
 
 MIB = 64
 SEED = int(os.environ.get("SEED", 1))
-HARD_RUNS = int(os.environ.get("RUNS", 8))
+HARD_RUNS = int(os.environ.get("RUNS", 4))
 END_SECONDS = 180
 FAULTS = re.compile(r"faults: (\d+) late, (\d+) short, (\d+) again, "
                     r"(\d+) failed, of (\d+) calls")
@@ -95,7 +95,8 @@ def never_wrong_never_stuck(kind):
     stopped, and the daemon serves the next."""
     with memory_for(kind):
         for seed in range(SEED, SEED + HARD_RUNS):
-            with faults(seed, "hard"), Pair("loopback") as pair:
+            with faults(seed, "hard"), \
+                    Pair("loopback", ("--reconnect-interval", "1")) as pair:
                 end = judge(Migration(pair, kind=kind, mib=MIB, threads=2,
                                       seed=seed, blocks=2), pair)
                 for host in pair.hosts:
