@@ -179,11 +179,13 @@ static int send_range(struct send_thread *thread, struct frame *frame,
     else
         ret = source_read(sender->pid, frame->block, frame->offset, pages,
                           wanted, thread->worker.buffer, zero);
-    if (ret) {
+    if (ret == -ESRCH)
+        snprintf(error, ERROR_TEXT_BYTES, SENDER_QEMU_LEFT);
+    else if (ret)
         snprintf(error, ERROR_TEXT_BYTES, "reading block %.80s of QEMU: %s",
                  frame->block->idstr, strerror(-ret));
+    if (ret)
         return ret;
-    }
     widen_to_pages(frame->block, pages, zero);
     ret = send_frame(thread, frame, wanted, zero, hole);
     if (ret)

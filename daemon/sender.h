@@ -17,6 +17,11 @@
 #include "pageset.h"
 #include "stats.h"
 
+/* Said by whoever notices it first: a thread that reads, or the hand-off. */
+#define SENDER_QEMU_LEFT                                                       \
+    "the source's QEMU has left: if it has ended, the pages that are left "    \
+    "are lost with it"
+
 struct sender;
 
 /**

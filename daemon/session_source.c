@@ -732,10 +732,7 @@ static void handoff_closed(void *owner, const char *reason)
     struct session *session = owner;
 
     if (session->state >= SESSION_ACTIVE && session->state < SESSION_COMPLETE)
-        session_pause(session,
-                      "the source's QEMU has left: if it has ended, the pages "
-                      "that are left are lost with it: %s",
-                      reason);
+        session_pause(session, SENDER_QEMU_LEFT ": %s", reason);
     if (session->state < SESSION_ACTIVE && session->control)
         session_fail(session,
                      "the source's QEMU left before the switchover: "
