@@ -193,11 +193,11 @@ def moved(carrier, memory, pattern="random", backend="thp", precopy=False,
 
 def moves(quick):
     rows = []
-    memory = "512M" if quick else "1G"
+    memory = "1G"
     for case, (vm, how, carriers, rounds) in MOVES.items():
         if quick and case not in QUICK_MOVES:
             continue
-        for turn in range(1 if quick else rounds):
+        for turn in range(3 if quick else rounds):
             for carrier in carriers:
                 row = moved(carrier, memory, **vm, **how)
                 rows.append({"case": case, "memory": memory, "round": turn,

@@ -297,7 +297,7 @@ def write(result, output):
              f"{machine['remapd']}; {machine['cpus']} CPUs of "
              f"{machine['cpu']}, {machine['memory_gib']} GiB, Linux "
              f"{machine['kernel']}; guests under {machine['accelerator']}. "
-             + ("A quick run: one round of each." if result["quick"] else "")
+             + ("A quick run: few rounds, one case." if result["quick"] else "")
              + " Made by `make bench`."]
     for name, (text, plots) in SECTIONS.items():
         if name not in result:
