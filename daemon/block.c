@@ -106,18 +106,6 @@ int block_table_map(struct block_table *table, char *error)
     return 0;
 }
 
-const struct block *block_table_at(const struct block_table *table,
-                                   uint64_t hva)
-{
-    for (uint32_t i = 0; i < table->count; i++) {
-        const struct block *block = &table->blocks[i];
-
-        if (hva >= block->hva && hva - block->hva < block->length)
-            return block;
-    }
-    return NULL;
-}
-
 const struct block *block_table_page(const struct block_table *table,
                                      uint64_t page)
 {

@@ -55,10 +55,6 @@ int block_table_add(struct block_table *table, const struct block *block,
  * Main thread. Return: 0 or -errno, with @error. */
 int block_table_map(struct block_table *table, char *error);
 
-/** block_table_at() - the block around @hva, or NULL. Any thread. */
-const struct block *block_table_at(const struct block_table *table,
-                                   uint64_t hva);
-
 /** block_table_page() - the block that holds session page number @page, or
  * NULL where the numbers have a gap. Any thread. */
 const struct block *block_table_page(const struct block_table *table,

@@ -285,8 +285,7 @@ static int fault_finish(struct fault_reader *reader, char *error)
                          offset, block->page_size, NULL);
         if (ret) {
             snprintf(error, ERROR_TEXT_BYTES, "going on: %s",
-                     ret == -ESRCH ? "the guest's memory is gone"
-                                   : strerror(-ret));
+                     place_strerror(ret));
             return ret;
         }
         pagemap_placed(map, block->first_page + offset / PAGE_BYTES, pages,
@@ -341,7 +340,7 @@ static int fault_heed(struct fault_reader *reader,
     if (event->events & EPOLLIN) {
         ret = fault_serve(reader, faulter, qemu, error);
     } else if (qemu) {
-        snprintf(error, ERROR_TEXT_BYTES, "the guest's memory is gone");
+        snprintf(error, ERROR_TEXT_BYTES, PLACE_QEMU_LEFT);
         ret = -ESRCH;
     } else {
         epoll_ctl(faulters_poll_fd(reader->faulters), EPOLL_CTL_DEL,

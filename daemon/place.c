@@ -172,6 +172,11 @@ static int place_range(const struct place_target *target,
     return 0;
 }
 
+const char *place_strerror(int error)
+{
+    return error == -ESRCH ? PLACE_QEMU_LEFT : strerror(-error);
+}
+
 int place_data(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length,
                const void *from)

@@ -82,6 +82,15 @@ enum place_engine place_engine_for(const struct block *block,
                                    uint64_t uffd_features, bool placers,
                                    enum place_engine forced);
 
+/* Said by whoever notices it first: a thread that places, one that reads
+ * faults, or the hand-off. */
+#define PLACE_QEMU_LEFT                                                        \
+    "the destination's QEMU has left: if it has ended, so has its guest; the " \
+    "source's memory is kept"
+
+/** place_strerror() - @error, which one of these returned, in words. */
+const char *place_strerror(int error);
+
 /** place_outcome_of() - what @error (0 or a positive errno) of @engine's call
  * means. Any thread. */
 enum place_outcome place_outcome_of(enum place_engine engine, int error);

@@ -282,7 +282,7 @@ static int receive_range(struct receive_thread *thread,
                  "placing %llu bytes at %llu of block %.80s: %s",
                  (unsigned long long)frame->length,
                  (unsigned long long)frame->offset, block->idstr,
-                 ret == -ESRCH ? "the guest's memory is gone" : strerror(-ret));
+                 place_strerror(ret));
         return ret;
     }
     placed_data = pagemap_placed(&receiver->map, first, pages, want_data,

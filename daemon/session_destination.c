@@ -1038,10 +1038,7 @@ static void handoff_closed(void *owner, const char *reason)
     struct session *session = owner;
 
     if (session->state == SESSION_ACTIVE)
-        session_pause(session,
-                      "the destination's QEMU has left: if it has ended, so "
-                      "has its guest; the source's memory is kept: %s",
-                      reason);
+        session_pause(session, PLACE_QEMU_LEFT ": %s", reason);
     if (session->state < SESSION_ACTIVE && session->control)
         session_fail(session,
                      "the destination's QEMU left before the "

@@ -12,8 +12,7 @@
 #   check-faults        migrations with system calls that fail, from a seed
 #   check-fuzz          harnesses of tests/fuzz: their corpora, and seconds more
 #   check-vm            whole VMs, on the patched QEMU
-# make check-vm-recover VMs whose network, daemons or QEMUs are lost; on its own:
-#                       when a QEMU is killed, the pause does not always show
+#   check-vm-recover    VMs whose network, daemons or QEMUs are lost
 #   check-vhost         VMs with vhost-user devices
 #   check-libvirt       domains that move between two libvirtd
 #   check-deb           the packages, in a clean Debian
@@ -97,10 +96,7 @@ check:
 	for suite in unit platform loop recover hostile sandbox face asan tsan faults fuzz; do \
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
-	tests/lib/suite vm $(MAKE) --no-print-directory check-vm || failed=1; \
-	tests/lib/suite vhost $(MAKE) --no-print-directory check-vhost || failed=1; \
-	tests/lib/suite libvirt $(MAKE) --no-print-directory check-libvirt || failed=1; \
-	for suite in deb systemd; do \
+	for suite in vm vm-recover vhost libvirt deb systemd; do \
 	    tests/lib/suite $$suite $(MAKE) --no-print-directory check-$$suite || \
 	        failed=1; \
 	done; \

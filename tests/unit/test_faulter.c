@@ -78,6 +78,35 @@ static void finds_what_a_back_end_has_mapped(void **state)
     free(stats);
 }
 
+static void finds_what_qemu_has_mapped(void **state)
+{
+    struct stats *stats = xcalloc(1, sizeof(*stats));
+    struct faulters *faulters = faulters_new(stats);
+    struct block_table table = {0};
+    struct faulter *faulter;
+    int fd = eventfd(0, EFD_NONBLOCK);
+
+    (void)state;
+    table_of_three(&table);
+    assert_int_equal(faulters_set_qemu(faulters, fd, &table), 0);
+    faulter = faulter_get(faulters, FAULTER_QEMU);
+    for (uint32_t i = 0; i < table.count; i++) {
+        uint64_t hva = table.blocks[i].hva;
+        const struct faulter_region *found = faulter_region_at(faulter, hva);
+
+        assert_non_null(found);
+        assert_int_equal(found->block.index, i);
+        assert_ptr_equal(faulter_region_at(faulter, hva + 4 * MIB - 1), found);
+        assert_null(faulter_region_at(faulter, hva + 4 * MIB));
+        assert_null(faulter_region_at(faulter, hva - 1));
+    }
+    faulter_put(faulter);
+    faulters_free(faulters);
+    block_table_fini(&table);
+    close(fd);
+    free(stats);
+}
+
 static void polls_only_those_that_are_there(void **state)
 {
     struct handoff_region message = region_of(0, 0, MIB, PAGE_BYTES, 16 * MIB);
@@ -152,6 +181,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_what_a_back_end_has_mapped),
+        cmocka_unit_test(finds_what_qemu_has_mapped),
         cmocka_unit_test(polls_only_those_that_are_there),
         cmocka_unit_test(refuses_each_wrong_region),
     };
