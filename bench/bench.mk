@@ -8,7 +8,7 @@
 BENCH_OPTIONS = $(if $(filter 1,$(QUICK)),--quick) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: bench bench-publish
-$(BUILD)/bench/placement: bench/placement.c
+$(BUILD)/bench/placement: bench/placement.c daemon/uffdio.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $<
 

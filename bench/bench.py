@@ -21,15 +21,16 @@ TOP = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TOP / "tests"), str(TOP / "tests/loop")]
 
 # pylint: disable=wrong-import-position
-from lab import Failed, Lab, Refused, wait_until
+from lab import Failed, Lab, Refused
 from lab.basics import run, stop_on_signals
+from lab.pingpong import PingPong, spinning
 from pair import Migration, Pair, huge_pages
 import report
 from service import Client, Network
 
 BUILD = TOP / "build"
 OUTPUT = BUILD / "bench"
-PORT = "7700"
+PINGPONG = BUILD / "tests/pingpong"
 PLACEMENT_BYTES = 64 << 20 # of one thread of placement.c
 PLACEMENTS = ("copy-4k", "copy-2m", "continue-4k", "continue-2m", "move-2m",
               "remap-2m")
@@ -98,51 +99,20 @@ def placement(quick):
 
 # ---- the floor ----
 
-def ask(host, address, *words):
-    """Runs pingpong on a host, and returns what it measured."""
-    program = host.spawn([BUILD / "tests/pingpong", words[0], address, PORT,
-                          *words[1:]], "ping")
-    try:
-        if program.child.wait(120):
-            raise Failed(f"pingpong: {program.output()}")
-        return json.loads(program.output().splitlines()[-1])
-    finally:
-        program.close()
-        program.log.unlink()
-
-
-@contextlib.contextmanager
-def spinning():
-    """A process that stands in for a busy guest."""
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
-        try:
-            yield
-        finally:
-            child.kill()
-
-
 def floor(quick):
     """Bare TCP on the links of the migrations, beside a spinning process."""
     rows = []
     for link in ("none",) if quick else ("none", "10gbit", "1gbit"):
         for _ in range(1 if quick else 3):
-            with Lab(link=link, daemons="") as lab, spinning():
-                server, client = lab.hosts
-                serve = server.spawn([BUILD / "tests/pingpong", "serve",
-                                      server.address, PORT], "serve")
-                try:
-                    wait_until(lambda: "ready" in serve.output(), "pingpong")
-                    row = {"link": link}
-                    for name, size in (("4k", 4096), ("64k", 64 << 10),
-                                       ("2m", 2 << 20)):
-                        got = ask(client, server.address, "ping", "0.5",
-                                  str(size))
-                        row[f"p50_us_{name}"] = got["p50"]
-                        row[f"p99_us_{name}"] = got["p99"]
-                    row |= ask(client, server.address, "stream", "2")
-                    rows.append(row)
-                finally:
-                    serve.close()
+            with Lab(link=link, daemons="") as lab, spinning(), \
+                 PingPong(PINGPONG, *lab.hosts) as bare:
+                row = {"link": link}
+                for name, size in (("4k", 4096), ("64k", 64 << 10),
+                                   ("2m", 2 << 20)):
+                    got = bare.ping(size)
+                    row[f"p50_us_{name}"] = got["p50"]
+                    row[f"p99_us_{name}"] = got["p99"]
+                rows.append(row | bare.stream(2))
         say(f"floor: {link}: {rows[-1]}")
     return {"rows": rows}
 
@@ -152,33 +122,31 @@ def floor(quick):
 def bare_stream(lab):
     """MiB/s of one bare stream on this lab's link, beside a spinning process:
     what there is to be had while a guest runs."""
-    server, client = lab.hosts
-    serve = server.spawn([BUILD / "tests/pingpong", "serve", server.address,
-                          PORT], "serve")
-    try:
-        wait_until(lambda: "ready" in serve.output(), "pingpong")
-        with spinning():
-            return ask(client, server.address, "stream",
-                       "1")["mib_per_second"]
-    finally:
-        serve.close()
+    with PingPong(PINGPONG, *lab.hosts) as bare, spinning():
+        return bare.stream(1)["mib_per_second"]
+
+
+@contextlib.contextmanager
+def carried(carrier, link="none"):
+    """A lab for moves by this carrier, and what its VMs are moved with."""
+    how = CARRIERS[carrier]
+    native = "capabilities" in how
+    with Lab(link=link, daemons="" if native else "ab",
+             daemon_options=how.get("options", ())) as lab:
+        yield lab, {"pager": None if native else "required",
+                    "capabilities": how.get("capabilities", ())}
 
 
 def moved(carrier, memory, pattern="random", backend="thp", precopy=False,
           link="none", vcpus=1):
     """One VM, moved once; returns its figures."""
-    how = CARRIERS[carrier]
-    native = "capabilities" in how
-    pager = None if native else "required"
-    with Lab(link=link, daemons="" if native else "ab",
-             daemon_options=how.get("options", ())) as lab:
+    with carried(carrier, link) as (lab, how):
         stream = bare_stream(lab)
         vm = lab.vm("bench", memory=memory, backend=backend, vcpus=vcpus,
                     options={} if pattern == "random" else
                     {"pattern": pattern})
-        vm.start(pager=pager)
-        move = vm.move(precopy=precopy, pager=pager, warm=True,
-                       capabilities=how.get("capabilities", ()))
+        vm.start(pager=how["pager"])
+        move = vm.move(precopy=precopy, warm=True, **how)
         move.settle()
         vm.wait_runs()
         figures = move.figures()
@@ -214,23 +182,18 @@ def moves(quick):
 
 def served(carrier, memory, cached_mib):
     """One VM with memcached, moved while a client outside asks it."""
-    how = CARRIERS[carrier]
-    native = "capabilities" in how
-    pager = None if native else "required"
-    with Lab(daemons="" if native else "ab",
-             daemon_options=how.get("options", ())) as lab:
+    with carried(carrier) as (lab, how):
         network = Network(lab)
         vm = lab.vm("served", guest="memcached", memory=memory,
                     options={"share": 20, "rate": 1000,
                              "memcached": cached_mib + 64},
                     arguments=network.card())
-        vm.start(pager=pager)
+        vm.start(pager=how["pager"])
         client = Client(network, cached_mib)
         client.fill()
         client.begin()
         time.sleep(1.5)
-        move = vm.move(pager=pager, warm=True,
-                       capabilities=how.get("capabilities", ()))
+        move = vm.move(warm=True, **how)
         time.sleep(2.5)
         client.end()
         vm.verify()

@@ -21,7 +21,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -38,21 +37,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Newer than Debian 12's headers. Ref: ioctl_userfaultfd(2). */
-#ifndef UFFDIO_MOVE
-struct uffdio_move {
-    uint64_t dst, src, len, mode;
-    int64_t move;
-};
-#define UFFDIO_MOVE       _IOWR(UFFDIO, 0x05, struct uffdio_move)
-#define UFFD_FEATURE_MOVE (1 << 16)
-#endif
-
-/* Of kernel-patches/; the arguments are laid out as MOVE's. */
-#ifndef UFFDIO_REMAP
-#define UFFDIO_REMAP       _IOWR(UFFDIO, 0x30, struct uffdio_move)
-#define UFFD_FEATURE_REMAP (1 << 30)
-#endif
+#include "../daemon/uffdio.h"
 
 #define PAGE        4096ul
 #define HUGE        (2ul << 20)
@@ -170,7 +155,7 @@ static int move_granule(uint64_t to, const uint8_t *from)
 
 static int remap_granule(uint64_t to, const uint8_t *from)
 {
-    struct uffdio_move remap = {
+    struct uffdio_remap remap = {
         .dst = to, .src = (uintptr_t)from, .len = HUGE};
 
     return ioctl(uffd, UFFDIO_REMAP, &remap) ? errno : 0;

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "uffdio_remap.h"
+#include "uffdio.h"
 
 /* How often a call that does nothing is tried again: some yields, then about
  * ten seconds of sleeping a millisecond each. */

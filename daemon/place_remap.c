@@ -7,7 +7,7 @@
 #include <sys/ioctl.h>
 
 #include "place.h"
-#include "uffdio_remap.h"
+#include "uffdio.h"
 
 static int remap_data(const struct place_target *target,
                       const struct block *block, uint64_t offset,

@@ -11,7 +11,7 @@
 
 #include "log.h"
 #include "place.h"
-#include "uffdio_remap.h"
+#include "uffdio.h"
 #include "util.h"
 
 #define UFFD_LINK "anon_inode:[userfaultfd]"

@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 
 #include "log.h"
-#include "uffdio_remap.h"
+#include "uffdio.h"
 #include "util.h"
 
 /* ---- capabilities ---- */

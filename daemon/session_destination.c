@@ -15,7 +15,7 @@
 #include "probe.h"
 #include "session.h"
 #include "thread.h"
-#include "uffdio_remap.h"
+#include "uffdio.h"
 #include "wire.h"
 
 #define TICKET_MAX_ADDRESSES 8

@@ -48,7 +48,8 @@ $(BUILD)/tests/unit/%: tests/unit/%.c tests/unit/unit.h $(DAEMON_OBJECTS)
 check-unit: $(UNIT_TESTS)
 	$(run_suite)unit tests/unit/run $^
 
-$(BUILD)/tests/platform/%: tests/platform/%.c tests/platform/platform.h
+$(BUILD)/tests/platform/%: tests/platform/%.c tests/platform/platform.h \
+	daemon/uffdio.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $<
 
@@ -56,7 +57,8 @@ check-platform: $(PLATFORM_TESTS)
 	$(run_suite)platform tests/platform/run.py $^
 
 # They stand in for QEMUs: no part of what a sanitizer looks at.
-$(BUILD)/tests/%: tests/loop/%.c proto/handoff.h proto/placer.h
+$(BUILD)/tests/%: tests/loop/%.c tests/loop/placer.h daemon/uffdio.h \
+	proto/handoff.h proto/placer.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $<
 

@@ -8,22 +8,14 @@
 
 #include <endian.h>
 #include <errno.h>
-#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include "../../daemon/uffdio.h"
 #include "../../proto/placer.h"
-
-#ifndef UFFDIO_MOVE /* Linux 6.8; not in the headers of Debian 12 */
-struct uffdio_move {
-    __u64 dst, src, len, mode;
-    __s64 move;
-};
-#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
-#endif
 
 struct loop_placer {
     int fd; /* this end */

@@ -7,7 +7,6 @@ MIB=NUMBER                   how much most of them move
 """
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from pair import (Failed, Migration, PROGRAMS, Pair, Process, SANITIZED,
 from harness import Skip, run as run_tests, test
 from lab.basics import stop_on_signals
 from lab.daemon import lacks_remap
+from lab.pingpong import PingPong
 
 KINDS = ("anon", "thp", "memfd", "hugetlb", "hugetlb-shared")
 FRAME_OVERHEAD = 32 + 128 # header and masks
@@ -226,38 +226,6 @@ def the_maps_memory():
             f"the daemon says {said}")
 
 
-class PingPong:
-    """Requests and answers between the hosts of a pair, without remapd."""
-
-    PORT = "7700"
-
-    def __init__(self, pair, stack):
-        self.pair = pair
-        self.stack = stack
-        server = self.spawn(pair.hosts[0], "serve")
-        wait_until(lambda: "ready" in server.output(), "pingpong")
-
-    def spawn(self, host, mode, *more):
-        program = host.spawn([PROGRAMS / "pingpong", mode,
-                              self.pair.hosts[0].address, self.PORT, *more],
-                             f"{mode}-{len(self.pair.hosts)}")
-        self.stack.callback(program.close)
-        return program
-
-    def ping(self, size, seconds=0.5):
-        program = self.spawn(self.pair.hosts[1], "ping", str(seconds),
-                             str(size))
-        require(program.child.wait(60) == 0, program.output())
-        return json.loads(program.output().splitlines()[-1])
-
-    def ping_beside_stream(self, size):
-        stream = self.spawn(self.pair.hosts[1], "stream")
-        try:
-            return self.ping(size)
-        finally:
-            stream.close()
-
-
 def best(rows, key):
     return sorted(row[key] for row in rows)[len(rows) // 2]
 
@@ -271,7 +239,8 @@ def urgent_against_the_floor(link, engine):
     rows = []
     with contextlib.ExitStack() as stack:
         pair = stack.enter_context(Pair(link, ("--engine", engine)))
-        floor = PingPong(pair, stack)
+        floor = stack.enter_context(
+            PingPong(PROGRAMS / "pingpong", *pair.hosts))
         for seed in range(3):
             moved = pair.migrate(kind="thp", seed=seed, zero=0,
                                  mib=128 if link == "1gbit" else 512)
@@ -282,8 +251,10 @@ def urgent_against_the_floor(link, engine):
             size = 4096
             while size < fetched and size < 2 << 20:
                 size *= 2
-            rows.append({"size": size, "idle": floor.ping(size)["p50"],
-                         "beside": floor.ping_beside_stream(size)["p50"],
+            idle = floor.ping(size)["p50"]
+            with floor.streaming():
+                beside = floor.ping(size)["p50"]
+            rows.append({"size": size, "idle": idle, "beside": beside,
                          "p50": latency["p50"], "p99": latency["p99"]})
     for row in rows:
         print(f"# bare {row['size'] >> 10} KiB p50 {row['idle']:.0f} us idle, "

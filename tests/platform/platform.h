@@ -26,18 +26,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../daemon/uffdio.h"
+
 #define PAGE        4096ul
 #define HUGE        (2ul << 20)
 #define DEADLINE_MS 10000
-
-/* Newer than the headers may be. */
-#define MOVE_FEATURE (1ull << 16)
-struct move_request {
-    uint64_t dst, src, len, mode;
-    int64_t move;
-};
-#define MOVE_IOCTL _IOWR(0xAA, 0x05, struct move_request)
-#define COLLAPSE   25
+#define COLLAPSE    25 /* MADV_COLLAPSE: newer than the headers may be */
 
 static unsigned tests_failed;
 

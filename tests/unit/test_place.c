@@ -4,7 +4,7 @@
 #include <errno.h>
 
 #include "../../daemon/place.h"
-#include "../../daemon/uffdio_remap.h"
+#include "../../daemon/uffdio.h"
 
 #define MAX_ERRNO 133
 

@@ -16,7 +16,7 @@
 #include "../../daemon/pageset.h"
 #include "../../daemon/place.h"
 #include "../../daemon/staging.h"
-#include "../../daemon/uffdio_remap.h"
+#include "../../daemon/uffdio.h"
 
 #define GUEST_BYTES (4 * HUGE_BYTES)
 
