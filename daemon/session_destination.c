@@ -1,26 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* What the destination's session does with each message of its QEMU and its
  * peer. */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <ifaddrs.h>
-#include <netdb.h>
-#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "log.h"
-#include "peer.h"
 #include "probe.h"
-#include "session.h"
+#include "session_destination.h"
 #include "thread.h"
 #include "uffdio.h"
 #include "wire.h"
 
-#define TICKET_MAX_ADDRESSES 8
-#define TICKET_LIFE_NS       (60 * 1000000000ull)
-#define ACTIVE_TICK_MS       100
+#define ACTIVE_TICK_MS 100
 
 /* What bulk sends in one frame: small enough to stay in a core's cache between
  * the socket and the guest, large enough to be few system calls. */
@@ -36,35 +28,6 @@
 #define PRIME_TICK_MS 5
 #define PRIME_MAX_NS  (3 * 1000000000ull)
 
-struct session_destination {
-    uint8_t secret[SESSION_SECRET_BYTES]; /* of the ticket; once */
-    uint8_t key[SESSION_SECRET_BYTES];    /* of the channels; each once */
-    uint32_t channels_open;               /* bit i: urgent ones, then bulk */
-    int channel_fds[THREAD_MAX_CHANNELS];
-    struct placer_pool placers;    /* lent to the receiver */
-    struct block_table qemu_table; /* what QEMU hands over; see ATTACH */
-    enum place_engine *engines;    /* by block index */
-    struct receiver *receiver;     /* once prepared */
-    struct faulters *faulters;     /* once attached */
-    struct {                       /* FAULTER, until its last REGION is here */
-        struct handoff_faulter message;
-        int uffd;
-        struct faulter_region *regions;
-        uint32_t count;
-    } arriving;
-    int uffd;
-    uint64_t uffd_features;
-    uint64_t prepare_ns; /* when the source asked */
-    bool left_known, detaching;
-    bool serving;  /* faults are read */
-    bool resuming; /* the source waits for Resumed */
-};
-
-static unsigned channel_total(const struct session *session)
-{
-    return session->conf->urgent_channels + session->conf->bulk_channels;
-}
-
 /* Can this kernel move pages from here into a QEMU, and may it? */
 static bool can_remap(const struct session *session)
 {
@@ -75,70 +38,7 @@ static bool can_remap(const struct session *session)
 
 static bool has_placers(const struct session *session)
 {
-    return session->destination->placers.count == channel_total(session);
-}
-
-/* ---- the ticket ---- */
-
-static size_t host_addresses(char (*text)[INET6_ADDRSTRLEN], size_t max)
-{
-    struct ifaddrs *all, *i;
-    size_t count = 0;
-
-    if (getifaddrs(&all))
-        return 0;
-    for (i = all; i && count < max; i = i->ifa_next) {
-        int family = i->ifa_addr ? i->ifa_addr->sa_family : 0;
-        socklen_t length = family == AF_INET ? sizeof(struct sockaddr_in)
-                                             : sizeof(struct sockaddr_in6);
-
-        if ((family != AF_INET && family != AF_INET6) ||
-            (i->ifa_flags & IFF_LOOPBACK) || !(i->ifa_flags & IFF_UP))
-            continue;
-        if (!getnameinfo(i->ifa_addr, length, text[count], INET6_ADDRSTRLEN,
-                         NULL, 0, NI_NUMERICHOST) &&
-            !strchr(text[count], '%')) /* link-local: not for others */
-            count++;
-    }
-    freeifaddrs(all);
-    return count;
-}
-
-static void send_ticket(struct session *session, const char *qemu_address)
-{
-    struct session_destination *destination = session->destination;
-    char text[TICKET_MAX_ADDRESSES][INET6_ADDRSTRLEN];
-    char *addresses[TICKET_MAX_ADDRESSES];
-    Remapd__Ticket ticket = REMAPD__TICKET__INIT;
-    struct handoff_ticket message = {0};
-    struct sockaddr_storage ss;
-    socklen_t length;
-    size_t bytes;
-
-    if (session->conf->advertise) {
-        snprintf(text[0], sizeof(text[0]), "%s", session->conf->advertise);
-        ticket.n_address = 1;
-    } else if (!wire_address(qemu_address, 1, &ss, &length)) {
-        snprintf(text[0], sizeof(text[0]), "%.45s", qemu_address);
-        ticket.n_address = 1;
-    } else {
-        ticket.n_address = host_addresses(text, TICKET_MAX_ADDRESSES);
-    }
-    for (size_t i = 0; i < ticket.n_address; i++)
-        addresses[i] = text[i];
-    ticket.version = WIRE_VERSION;
-    ticket.session = (ProtobufCBinaryData){sizeof(session->id), session->id};
-    ticket.secret =
-        (ProtobufCBinaryData){sizeof(destination->secret), destination->secret};
-    ticket.address = addresses;
-    ticket.port = peer_port();
-    while ((bytes = remapd__ticket__get_packed_size(&ticket)) >
-           sizeof(message.ticket))
-        ticket.n_address--;
-    remapd__ticket__pack(&ticket, message.ticket);
-    message.bytes = htobe16((uint16_t)bytes);
-    handoff_send(session->handoff, HANDOFF_TICKET, &message, sizeof(message));
-    explicit_bzero(&message, sizeof(message));
+    return session->destination->placers.count == destination_channels(session);
 }
 
 static void destination_init(struct session *session,
@@ -149,13 +49,10 @@ static void destination_init(struct session *session,
 
     session->destination = destination;
     destination->uffd = destination->arriving.uffd = -1;
-    for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++)
-        destination->channel_fds[i] = -1;
-    if (getrandom(destination->secret, sizeof(destination->secret), 0) < 0)
-        abort();
+    join_init(&destination->join);
     if (session->conf->engine == PLACE_MOVE ||
         (session->conf->engine == PLACE_ENGINES && !can_remap(session))) {
-        welcome.placers = htobe32(channel_total(session));
+        welcome.placers = htobe32(destination_channels(session));
         welcome.slots = htobe32(
             (uint32_t)MIN(be64toh(hello->ram_bytes) / PLACER_SLOT_BYTES + 1,
                           STAGING_MAX_SLOTS));
@@ -164,7 +61,7 @@ static void destination_init(struct session *session,
     if (session->returned)
         destination->left_known = session->keep.record.left_known;
     else
-        send_ticket(session, hello->address);
+        join_send_ticket(session, hello->address);
 }
 
 /* ---- what both are told ---- */
@@ -197,7 +94,7 @@ static void send_progress(struct session *session)
     session_send(session, &message);
 }
 
-static void send_complete(struct session *session)
+void destination_send_complete(struct session *session)
 {
     Remapd__Complete body = REMAPD__COMPLETE__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
@@ -206,164 +103,6 @@ static void send_complete(struct session *session)
     message.body_case = REMAPD__MESSAGE__BODY_COMPLETE;
     message.complete = &body;
     session_send(session, &message);
-}
-
-/* ---- the source joins ---- */
-
-/* In constant time: how long it takes says nothing about the secret. */
-static bool secret_matches(const uint8_t *secret,
-                           const ProtobufCBinaryData *theirs)
-{
-    uint8_t difference = 0;
-
-    if (theirs->len != SESSION_SECRET_BYTES)
-        return false;
-    for (unsigned i = 0; i < SESSION_SECRET_BYTES; i++)
-        difference |= secret[i] ^ theirs->data[i];
-    return !difference;
-}
-
-/* May a source that comes back, as @hello says, have the session? */
-static int check_return(struct session *session, const Remapd__Hello *hello,
-                        char *error)
-{
-    struct keep_record *record = &session->keep.record;
-
-    if (!record->joined ||
-        !secret_matches(record->resume_key, &hello->secret)) {
-        snprintf(error, ERROR_TEXT_BYTES, "the resume key is wrong");
-        return -EACCES;
-    }
-    if (hello->attempt <= record->attempt) {
-        snprintf(error, ERROR_TEXT_BYTES,
-                 "the source has come back since then: try %llu, the last was "
-                 "%llu",
-                 (unsigned long long)hello->attempt,
-                 (unsigned long long)record->attempt);
-        return -EACCES;
-    }
-    if (session->state < SESSION_PREPARED ||
-        (session->returned && session->destination->uffd < 0)) {
-        snprintf(error, ERROR_TEXT_BYTES, "there is nothing to come back to");
-        return -EACCES;
-    }
-    record->attempt = hello->attempt;
-    keep_save(&session->keep);
-    return 0;
-}
-
-static int check_ticket(struct session *session, const Remapd__Hello *hello,
-                        char *error)
-{
-    struct session_destination *destination = session->destination;
-    struct keep_record *record = &session->keep.record;
-
-    if (session->state != SESSION_WAITING) {
-        snprintf(error, ERROR_TEXT_BYTES, "the ticket has been used");
-        return -EACCES;
-    }
-    if (now_ns() - session->created_ns > TICKET_LIFE_NS) {
-        snprintf(error, ERROR_TEXT_BYTES, "the ticket is too old");
-        return -EACCES;
-    }
-    if (!secret_matches(destination->secret, &hello->secret)) {
-        snprintf(error, ERROR_TEXT_BYTES, "the ticket is wrong");
-        return -EACCES;
-    }
-    explicit_bzero(destination->secret, sizeof(destination->secret));
-    if (getrandom(record->resume_key, sizeof(record->resume_key), 0) < 0)
-        abort();
-    record->joined = true;
-    keep_save(&session->keep);
-    return 0;
-}
-
-static int join_control(struct session *session, struct msg_conn *conn,
-                        const Remapd__Hello *hello, char *error)
-{
-    struct session_destination *destination = session->destination;
-    struct keep_record *record = &session->keep.record;
-    bool back = hello->attempt;
-    int ret = back ? check_return(session, hello, error)
-                   : check_ticket(session, hello, error);
-    Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
-    Remapd__Message message = REMAPD__MESSAGE__INIT;
-
-    if (ret)
-        return ret;
-    if (back && session->state == SESSION_PAUSED)
-        session_lost(session, "the source comes back once more");
-    else if (back)
-        session_broken(session, "the source has lost the connection");
-    msg_conn_free(session->control);
-    if (getrandom(destination->key, sizeof(destination->key), 0) < 0)
-        abort();
-    msg_conn_adopt(conn, &session_destination_ops.control, session);
-    session->control = conn;
-    session->heard_ns = now_ns();
-    welcome.version = WIRE_VERSION;
-    welcome.channel_key =
-        (ProtobufCBinaryData){sizeof(destination->key), destination->key};
-    welcome.urgent = session->conf->urgent_channels;
-    welcome.bulk = session->conf->bulk_channels;
-    if (!back)
-        welcome.resume_key = (ProtobufCBinaryData){sizeof(record->resume_key),
-                                                   record->resume_key};
-    message.body_case = REMAPD__MESSAGE__BODY_WELCOME;
-    message.welcome = &welcome;
-    session_send(session, &message);
-    if (session->state == SESSION_COMPLETE)
-        send_complete(session);
-    else if (!back)
-        session_set_state(session, SESSION_JOINED);
-    return 0;
-}
-
-static int join_channel(struct session *session, struct msg_conn *conn,
-                        const Remapd__Hello *hello, char *error)
-{
-    struct session_destination *destination = session->destination;
-    bool urgent = hello->kind == REMAPD__HELLO__KIND__URGENT;
-    unsigned kinds =
-        urgent ? session->conf->urgent_channels : session->conf->bulk_channels;
-    unsigned slot =
-        hello->index + (urgent ? 0 : session->conf->urgent_channels);
-    Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
-    Remapd__Message message = REMAPD__MESSAGE__INIT;
-
-    if ((session->state != SESSION_JOINED &&
-         (session->state != SESSION_PAUSED || !session->control ||
-          destination->resuming)) ||
-        !secret_matches(destination->key, &hello->secret)) {
-        snprintf(error, ERROR_TEXT_BYTES, "the channel has no right to join");
-        return -EACCES;
-    }
-    if (hello->index >= kinds || destination->channel_fds[slot] >= 0) {
-        snprintf(error, ERROR_TEXT_BYTES, "there is no free %s channel %u",
-                 urgent ? "urgent" : "bulk", hello->index);
-        return -EACCES;
-    }
-    welcome.version = WIRE_VERSION;
-    message.body_case = REMAPD__MESSAGE__BODY_WELCOME;
-    message.welcome = &welcome;
-    msg_conn_send(conn, &message);
-    destination->channel_fds[slot] = msg_conn_detach(conn);
-    if (destination->channel_fds[slot] < 0) {
-        session_lost(session, "a channel of the source spoke too early");
-        return 0;
-    }
-    channel_bound_silence(destination->channel_fds[slot],
-                          session->conf->peer_timeout_s);
-    destination->channels_open++;
-    return 0;
-}
-
-int session_join(struct session *session, struct msg_conn *conn,
-                 const Remapd__Hello *hello, char *error)
-{
-    if (hello->kind == REMAPD__HELLO__KIND__CONTROL)
-        return join_control(session, conn, hello, error);
-    return join_channel(session, conn, hello, error);
 }
 
 /* ---- staging in QEMU ---- */
@@ -379,7 +118,7 @@ static void on_placer(struct session *session,
                                   : session->state < SESSION_PREPARED;
 
     if (!turn || *fd < 0 || !slots || slots > STAGING_MAX_SLOTS ||
-        index >= channel_total(session)) {
+        index >= destination_channels(session)) {
         session_lost(session, "QEMU offers a placer out of turn");
         return;
     }
@@ -434,22 +173,6 @@ static uint32_t *granules_of(const struct session *session)
     return granules;
 }
 
-/* The channels are the receiver's from here on. */
-static void give_channels(struct session *session)
-{
-    struct session_destination *destination = session->destination;
-
-    for (unsigned i = 0; i < channel_total(session); i++) {
-        bool urgent = i < session->conf->urgent_channels;
-
-        receiver_add_channel(destination->receiver, destination->channel_fds[i],
-                             urgent ? CHANNEL_URGENT : CHANNEL_BULK,
-                             urgent ? i : i - session->conf->urgent_channels);
-        destination->channel_fds[i] = -1;
-    }
-    destination->channels_open = 0;
-}
-
 /* Return: false if what QEMU keeps has no room for the map. */
 static bool new_receiver(struct session *session)
 {
@@ -497,7 +220,7 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
         session_lost(session, "the source prepares out of turn");
         return;
     }
-    if (destination->channels_open != channel_total(session)) {
+    if (!join_whole(session)) {
         session_lost(session, "the source prepares before it has opened all "
                               "channels");
         return;
@@ -511,7 +234,7 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
     keep_save(&session->keep);
     for (unsigned i = 0; i < destination->placers.count; i++)
         placer_begin(destination->placers.placers[i]);
-    give_channels(session);
+    join_give_channels(session, destination->receiver);
     destination->prepare_ns = now_ns();
     session_heartbeat(session, PRIME_TICK_MS);
     ret = begin_staging(session);
@@ -593,15 +316,15 @@ static int serve(struct session *session)
     session->map_bytes = receiver_bytes(destination->receiver, &constant);
     session->active_ns = now_ns();
     session_heartbeat(session, ACTIVE_TICK_MS);
-    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
-                "%llu pages to come, the map takes %llu bytes, "
-                "%.3f a granule of 4 KiB and a constant of %llu, staging %llu",
-                (unsigned long long)session->left_pages,
-                (unsigned long long)session->map_bytes,
-                (double)(session->map_bytes - constant) /
-                    (double)session->table.pages,
-                (unsigned long long)constant,
-                (unsigned long long)channel_total(session) * FRAME_MAX_BYTES);
+    session_log(
+        session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
+        "%llu pages to come, the map takes %llu bytes, "
+        "%.3f a granule of 4 KiB and a constant of %llu, staging %llu",
+        (unsigned long long)session->left_pages,
+        (unsigned long long)session->map_bytes,
+        (double)(session->map_bytes - constant) / (double)session->table.pages,
+        (unsigned long long)constant,
+        (unsigned long long)destination_channels(session) * FRAME_MAX_BYTES);
     ret = receiver_start(destination->receiver, destination->uffd,
                          handoff_pid(session->handoff), destination->faulters,
                          destination->engines, &destination->placers);
@@ -733,12 +456,7 @@ static void destination_disconnect(struct session *session)
 {
     struct session_destination *destination = session->destination;
 
-    for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++) {
-        if (destination->channel_fds[i] >= 0)
-            close(destination->channel_fds[i]);
-        destination->channel_fds[i] = -1;
-    }
-    destination->channels_open = 0;
+    join_close_channels(&destination->join);
     destination->resuming = false;
     if (destination->receiver)
         receiver_disconnect(destination->receiver);
@@ -768,7 +486,7 @@ static void resume_if_rests(struct session *session)
         return;
     destination->resuming = false;
     receiver_again(receiver);
-    give_channels(session);
+    join_give_channels(session, receiver);
     send_resumed(session);
     update_figures(session);
     if (destination->left_known)
@@ -788,8 +506,7 @@ static void on_resume(struct session *session)
     struct session_destination *destination = session->destination;
 
     if (session->state != SESSION_PAUSED || destination->resuming ||
-        !destination->receiver ||
-        destination->channels_open != channel_total(session)) {
+        !destination->receiver || !join_whole(session)) {
         session_lost(session, "the source comes back before it has opened all "
                               "channels, or out of turn");
         return;
@@ -914,7 +631,7 @@ static void plane_news(struct session *session)
             session_resume(session, SESSION_COMPLETE);
         else
             session_set_state(session, SESSION_COMPLETE);
-        send_complete(session);
+        destination_send_complete(session);
     } else if (session->state == SESSION_PAUSED) {
         resume_if_rests(session);
     } else if (error) {
@@ -1071,11 +788,9 @@ static void destination_fini(struct session *session)
     receiver_free(destination->receiver);
     faulters_free(destination->faulters);
     forget_arriving(destination);
-    for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++) {
-        if (destination->channel_fds[i] >= 0)
-            close(destination->channel_fds[i]);
+    join_close_channels(&destination->join);
+    for (unsigned i = 0; i < destination->placers.count; i++)
         placer_free(destination->placers.placers[i]);
-    }
     if (destination->uffd >= 0)
         close(destination->uffd);
     block_table_fini(&destination->qemu_table);
