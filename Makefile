@@ -28,7 +28,7 @@ all: $(BUILD)/remapd $(BUILD)/remapctl
 
 -include $(wildcard qemu-patches/qemu.mk kernel-patches/kernel.mk bench/bench.mk)
 -include $(wildcard tests/tests.mk tests/face/face.mk tests/vm/vm.mk tests/kernel/kernel.mk tests/libvirt/libvirt.mk \
-	tests/system/system.mk tests/fuzz/fuzz.mk tests/faults/faults.mk)
+	tests/system/system.mk tests/fuzz/fuzz.mk tests/faults/faults.mk tests/chaos/chaos.mk)
 
 $(BUILD)/control.pb-c.c: proto/control.proto
 	@mkdir -p $(@D)

@@ -5,6 +5,7 @@
 #   check-platform      what is assumed of the kernel
 #   check-loop          migrations without a guest, through two remapd
 #   check-recover       those whose network or daemons are lost on the way
+#   check-chaos         those to which things happen that a seed has drawn
 #   check-hostile       bad input of every kind against a remapd
 #   check-sandbox       capabilities; no page of a guest in a core or a log
 #   check-face          remapctl, --help and the manual pages
@@ -57,7 +58,8 @@ check-platform: $(PLATFORM_TESTS)
 	$(run_suite)platform tests/platform/run.py $^
 
 # They stand in for QEMUs: no part of what a sanitizer looks at.
-$(BUILD)/tests/%: tests/loop/%.c tests/loop/placer.h daemon/uffdio.h \
+$(BUILD)/tests/%: tests/loop/%.c tests/loop/memory.h tests/loop/placer.h \
+	daemon/uffdio.h \
 	proto/handoff.h proto/placer.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $<
@@ -95,7 +97,7 @@ comma := ,
 # Every suite runs, whatever another comes to.
 check:
 	@tools/deps check; rm -f build/check/*.count; failed=0; \
-	for suite in unit platform loop recover hostile sandbox face asan tsan faults fuzz; do \
+	for suite in unit platform loop recover chaos hostile sandbox face asan tsan faults fuzz; do \
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
 	for suite in vm vm-recover vhost libvirt deb systemd; do \

@@ -42,30 +42,23 @@
 #define MAX_BLOCKS 16
 #define MAX_PLACERS 16
 #define TIMEOUT_S  600
+#define STAYED     3 /* exit code: the guest has not left its source */
 
 static struct {
     const char *source, *destination, *kind, *name, *address;
     unsigned long mib, zero_percent, left_percent, threads, blocks, seed;
     unsigned long keep_version; /* written into what is kept; SIGUSR1: undone */
     bool odd; /* blocks that are no multiple of a huge page */
+    bool chaos; /* anything may be lost, also before the switchover */
+    const char *hold; /* where a process stops itself, by SIGSTOP */
 } options = {.kind = "anon", .name = "guestless", .address = "127.0.0.1",
              .mib = 64, .zero_percent = 15, .left_percent = 100, .threads = 1,
-             .blocks = 2, .seed = 1};
+             .blocks = 2, .seed = 1, .hold = ""};
 
-/* One block; both processes lay theirs out alike. */
-struct memory {
-    uint8_t *base;
-    unsigned long bytes, page_bytes;
-    int fd;
-    bool shared;
-};
-
-static struct memory memories[MAX_BLOCKS];
 static int destination_uffd = -1;
 static volatile sig_atomic_t undo;
 static int kept = -1; /* what the daemon has given to be kept */
 static unsigned pauses, returns;
-static unsigned long total_pages;
 
 static void fail(const char *what)
 {
@@ -81,131 +74,7 @@ static uint64_t clock_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static uint64_t mix(uint64_t x)
-{
-    x ^= x >> 30;
-    x *= 0xbf58476d1ce4e5b9u;
-    x ^= x >> 27;
-    x *= 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
-/* ---- the pattern ---- */
-
-/* In larger pages, all of a page is zero or none of it. */
-static bool page_is_zero(unsigned long page)
-{
-    unsigned long unit = memories[0].page_bytes / PAGE;
-
-    return mix(options.seed * 31 + page / unit) % 100 < options.zero_percent;
-}
-
-/* Was the page sent by pre-copy, so that the destination has it already? */
-static bool page_is_left(unsigned long page)
-{
-    unsigned long unit = memories[0].page_bytes / PAGE;
-
-    return mix(options.seed * 77 + page / unit) % 100 < options.left_percent;
-}
-
-static uint64_t page_word(unsigned long page, unsigned long generation,
-                          unsigned word)
-{
-    if (!generation && page_is_zero(page))
-        return 0;
-    return (mix(options.seed ^ page << 20 ^ generation << 50) | 1) + word;
-}
-
-static void page_write(uint64_t *words, unsigned long page,
-                       unsigned long generation)
-{
-    for (unsigned i = 0; i < PAGE / 8; i++)
-        words[i] = page_word(page, generation, i);
-}
-
-static bool page_good(const uint64_t *words, unsigned long page,
-                      unsigned long generation)
-{
-    uint64_t first = page_word(page, generation, 0);
-    uint64_t step = first ? 1 : 0;
-
-    for (unsigned i = 0; i < PAGE / 8; i++) {
-        if (words[i] != first + i * step)
-            return false;
-    }
-    return true;
-}
-
-static uint64_t *page_at(unsigned long page)
-{
-    for (unsigned i = 0; i < options.blocks; i++) {
-        unsigned long pages = memories[i].bytes / PAGE;
-
-        if (page < pages)
-            return (uint64_t *)(memories[i].base + page * PAGE);
-        page -= pages;
-    }
-    abort();
-}
-
-/* ---- memory of each kind ---- */
-
-static void memory_make(struct memory *memory, unsigned index,
-                        unsigned long bytes)
-{
-    bool hugetlb = !strncmp(options.kind, "hugetlb", 7);
-    unsigned flags = MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB : 0);
-
-    memory->page_bytes = hugetlb ? HUGE : PAGE;
-    memory->bytes = (bytes + HUGE - 1) / HUGE * HUGE;
-    if (options.odd && !hugetlb)
-        memory->bytes -= (2 * index + 1) * PAGE;
-    memory->shared = !strcmp(options.kind, "memfd") ||
-                     !strcmp(options.kind, "hugetlb-shared") ||
-                     (!strcmp(options.kind, "mixed") && index % 2);
-    memory->fd = -1;
-    if (memory->shared) {
-        memory->fd = memfd_create("guest", flags);
-        if (memory->fd < 0 || ftruncate(memory->fd, (off_t)memory->bytes) ||
-            fcntl(memory->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW))
-            fail("memfd");
-        memory->base = mmap(NULL, memory->bytes, PROT_READ | PROT_WRITE,
-                            MAP_SHARED, memory->fd, 0);
-    } else {
-        uint8_t *at = mmap(NULL, memory->bytes + HUGE, PROT_NONE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-        at = (uint8_t *)(((uintptr_t)at + HUGE - 1) / HUGE * HUGE);
-        memory->base = mmap(at, memory->bytes, PROT_READ | PROT_WRITE,
-                            MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS |
-                                (hugetlb ? MAP_HUGETLB : 0),
-                            -1, 0);
-        if (!hugetlb)
-            madvise(memory->base, memory->bytes, MADV_NOHUGEPAGE);
-    }
-    if (memory->base == MAP_FAILED)
-        fail("guest memory (hugetlb: are there enough huge pages?)");
-}
-
-/* At the destination only once its holes are registered: before, a huge page
- * would fill them with zeros. */
-static void huge_pages_on(void)
-{
-    if (strcmp(options.kind, "thp"))
-        return;
-    for (unsigned i = 0; i < options.blocks; i++)
-        madvise(memories[i].base, memories[i].bytes, MADV_HUGEPAGE);
-}
-
-static void memory_make_all(void)
-{
-    unsigned long each = (options.mib << 20) / options.blocks;
-
-    for (unsigned i = 0; i < options.blocks; i++) {
-        memory_make(&memories[i], i, each);
-        total_pages += memories[i].bytes / PAGE;
-    }
-}
+#include "memory.h"
 
 /* ---- the hand-off ---- */
 
@@ -306,7 +175,7 @@ static bool handoff_await(int socket, enum handoff_type wanted, void *result,
     while (type != wanted &&
            (type == HANDOFF_PROGRESS || type == HANDOFF_KEEP ||
             type == HANDOFF_PAUSED || type == HANDOFF_RESUMED));
-    if (!type || (type == HANDOFF_ERROR && returns))
+    if (!type || (type == HANDOFF_ERROR && (returns || options.chaos)))
         return false;
     if (type != wanted) {
         fprintf(stderr, "guestless: expected message %d, got %d: %.200s\n",
@@ -401,6 +270,13 @@ static bool handoff_blocks(int socket)
     return sent;
 }
 
+/* For whoever wants to do something just there. */
+static void hold(const char *where)
+{
+    if (!strcmp(options.hold, where))
+        raise(SIGSTOP);
+}
+
 /* ---- the source ---- */
 
 static int left_bitmap(void)
@@ -430,6 +306,27 @@ static void pass_byte(int fd)
         fail("pipe");
 }
 
+/* The guest has not left: it must be as it was. */
+static void stay(void)
+{
+    unsigned long wrong = 0;
+
+    for (unsigned long page = 0; page < total_pages; page++)
+        wrong += !page_good(page_at(page), page, 0);
+    printf("{\"stayed\": true, \"wrong\": %lu}\n", wrong);
+    exit(wrong ? 1 : STAYED);
+}
+
+/* The same for the source before the switchover: without a daemon, or with one
+ * that fails, the guest stays where it is. */
+static void source_need(int socket, enum handoff_type wanted)
+{
+    if (!options.chaos)
+        handoff_need(socket, wanted, NULL, 0);
+    else if (!handoff_await(socket, wanted, NULL, 0))
+        stay();
+}
+
 static void await_byte(int fd)
 {
     char byte;
@@ -451,17 +348,31 @@ static int run_source(int from_destination, int to_destination)
         if (!page_is_zero(page))
             page_write(page_at(page), page, 0);
     }
-    socket = handoff_connect(options.source);
-    if (!handoff_greet(socket, HANDOFF_HELLO, HANDOFF_SOURCE, &welcome))
+    socket = options.chaos ? handoff_try(options.source)
+                           : handoff_connect(options.source);
+    if (socket < 0 ||
+        !handoff_greet(socket, HANDOFF_HELLO, HANDOFF_SOURCE, &welcome)) {
+        if (options.chaos)
+            stay();
         fail("no welcome");
-    if (read(from_destination, &ticket, sizeof(ticket)) != sizeof(ticket))
+    }
+    hold("greeted");
+    if (read(from_destination, &ticket, sizeof(ticket)) != sizeof(ticket)) {
+        if (options.chaos)
+            stay();
         return 1;
+    }
     handoff_put(socket, HANDOFF_TICKET, &ticket, sizeof(ticket), -1);
-    handoff_need(socket, HANDOFF_JOINED, NULL, 0);
+    source_need(socket, HANDOFF_JOINED);
+    hold("joined");
     handoff_blocks(socket);
     handoff_put(socket, HANDOFF_PREPARE, &prepare, sizeof(prepare), -1);
-    handoff_need(socket, HANDOFF_PREPARED, NULL, 0);
-    pass_byte(to_destination);
+    source_need(socket, HANDOFF_PREPARED);
+    hold("prepared");
+    if (options.chaos && write(to_destination, "x", 1) != 1)
+        stay();
+    else if (!options.chaos)
+        pass_byte(to_destination);
     while (!handoff_put(socket, HANDOFF_SWITCHOVER, &prepare, sizeof(prepare),
                         left) ||
            !handoff_await(socket, HANDOFF_COMPLETE, &progress,
@@ -684,6 +595,7 @@ static int run_destination(int to_source, int from_source)
         left_data += !page_is_zero(page);
     }
     await_byte(from_source);
+    hold("attaching");
     destination_uffd = make_uffd(&features);
     attach.uffd_features = htobe64(features);
     begin = clock_ns();
@@ -707,6 +619,7 @@ static int run_destination(int to_source, int from_source)
         if (touchers[i].longest_ns > longest)
             longest = touchers[i].longest_ns;
     }
+    hold("complete");
     /* Without a daemon nothing is attached: all is there all the same. */
     if (handoff_put(socket, HANDOFF_DETACH, NULL, 0, -1))
         handoff_await(socket, HANDOFF_DETACHED, NULL, 0);
@@ -749,7 +662,7 @@ static void usage(void)
           "  [--kind anon|thp|memfd|mixed|hugetlb|hugetlb-shared] [--mib N]\n"
           "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
           "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
-          "  [--keep_version N]\n",
+          "  [--keep_version N] [--chaos] [--hold WHERE]\n",
           stderr);
     exit(2);
 }
@@ -775,6 +688,7 @@ static void parse(int argc, char **argv)
         {"seed", 1, NULL, 'e'},    {"odd", 0, NULL, 'o'},
         {"name", 1, NULL, 'n'},    {"address", 1, NULL, 'a'},
         {"keep_version", 1, NULL, 'v'},
+        {"chaos", 0, NULL, 'c'},   {"hold", 1, NULL, 'h'},
         {0},
     };
     int choice;
@@ -812,6 +726,13 @@ static void parse(int argc, char **argv)
             options.keep_version = number(optarg, 0, 1000);
             signal(SIGUSR1, on_signal);
             break;
+        case 'c':
+            options.chaos = true;
+            signal(SIGPIPE, SIG_IGN);
+            break;
+        case 'h':
+            options.hold = optarg;
+            break;
         case 'o':
             options.odd = true;
             break;
@@ -829,28 +750,65 @@ static void parse(int argc, char **argv)
         usage();
 }
 
+static pid_t begin(int (*run)(int, int), const int *to, const int *from)
+{
+    pid_t child = fork();
+
+    if (child < 0)
+        fail("fork");
+    if (child)
+        return child;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(to[0]);
+    close(from[1]);
+    memory_make_all();
+    exit(run(to[1], from[0]));
+}
+
+static int run_source_of(int to_destination, int from_destination)
+{
+    return run_source(from_destination, to_destination);
+}
+
+/* Either may be killed; the source says whether the guest has stayed. */
+static int watch(pid_t source, pid_t destination)
+{
+    int status, result = 0;
+    pid_t child;
+
+    printf("source %d\ndestination %d\n", source, destination);
+    fflush(stdout);
+    while ((child = wait(&status)) > 0) {
+        if (child == source && WIFEXITED(status) &&
+            WEXITSTATUS(status) == STAYED)
+            return STAYED;
+        result |= status != 0;
+    }
+    return result;
+}
+
 int main(int argc, char **argv)
 {
     int to_source[2], to_destination[2], status, ret;
-    pid_t child;
+    pid_t source;
 
     parse(argc, argv);
     if (pipe(to_source) || pipe(to_destination))
         fail("pipe");
-    child = fork();
-    if (child < 0)
-        fail("fork");
-    if (!child) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    source = begin(run_source_of, to_destination, to_source);
+    if (options.chaos) {
+        pid_t destination = begin(run_destination, to_source, to_destination);
+
+        close(to_source[0]);
         close(to_source[1]);
         close(to_destination[0]);
-        memory_make_all();
-        exit(run_source(to_source[0], to_destination[1]));
+        close(to_destination[1]);
+        return watch(source, destination);
     }
     close(to_source[0]);
     close(to_destination[1]);
     memory_make_all();
     ret = run_destination(to_source[1], to_destination[0]);
-    waitpid(child, &status, 0);
+    waitpid(source, &status, 0);
     return ret || status ? 1 : 0;
 }

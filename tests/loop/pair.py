@@ -9,6 +9,8 @@ import os
 import pathlib
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from harness import require
 from lab import Failed, wait_until
 from lab import hosts as lab_hosts
 from lab.basics import PATIENCE, Process, run
-from lab.daemon import Remapd
+from lab.daemon import PORT, Remapd
 from lab.memory import HugePages
 
 BUILD = pathlib.Path(os.environ.get("BUILD_DIR", TESTS.parent / "build"))
@@ -114,8 +116,7 @@ class Pair:
                 self.stack.callback(lab_hosts.disconnect, self.hosts)
                 lab_hosts.connect(self.hosts, self.link)
             for host in self.hosts:
-                host.remapd = Remapd(host, self.options)
-                self.stack.callback(host.remapd.close)
+                self.start_daemon(host)
             self.stack = self.stack.pop_all()
         return self
 
@@ -129,11 +130,28 @@ class Pair:
     def end_daemons(self):
         """They end when they are told to, and no sanitizer found anything."""
         for host in self.hosts:
+            if host.remapd.process.child.returncode == 0:
+                continue # ended already
             self.check_daemon(host)
             host.remapd.process.close(patience=30)
             code = host.remapd.process.child.returncode
             require(code == 0, f"remapd ended with {code}: {self.tail()}")
             self.check_log(host)
+
+    def restart(self, host, how=signal.SIGKILL):
+        """Ends a remapd, and starts another in its place."""
+        self.end_daemon(host, how)
+        self.start_daemon(host)
+
+    def end_daemon(self, host, how=signal.SIGKILL):
+        process = host.remapd.process
+        self.check_log(host)
+        os.kill(process.pid, how)
+        process.child.wait()
+
+    def start_daemon(self, host):
+        host.remapd = Remapd(host, self.options)
+        self.stack.callback(host.remapd.close)
 
     def check_daemon(self, host):
         host.remapd.process.check_alive()
@@ -155,6 +173,49 @@ class Pair:
         return Migration(self, **options).finish()
 
 
+class ProxiedPair(Pair):
+    """The source reaches the destination through proxy.py."""
+
+    ADDRESS = "10.0.1.3"
+
+    def __init__(self, link, options):
+        super().__init__(link, (*options, "--advertise", self.ADDRESS))
+
+    def __enter__(self):
+        super().__enter__()
+        host = self.hosts[1]
+        try:
+            run("ip", "-n", host.namespace, "address", "add",
+                f"{self.ADDRESS}/32", "dev", lab_hosts.DEVICE)
+            self.route()
+            self.path = self.directory / "proxy"
+            os.environ["PROTOCOL"] = str(PROGRAMS)
+            self.proxy = host.spawn(
+                [sys.executable, TESTS / "loop/proxy.py", self.ADDRESS,
+                 host.address, PORT, self.path], "proxy")
+            self.stack.callback(self.proxy.close)
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self.socket.bind(str(self.directory / "tester"))
+            self.socket.settimeout(10)
+            wait_until(self.ready, "the proxy is ready")
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def route(self):
+        run("ip", "-n", self.hosts[0].namespace, "route", "replace",
+            self.ADDRESS, "via", self.hosts[1].address)
+
+    def ready(self):
+        self.proxy.check_alive()
+        return self.path.exists()
+
+    def tell(self, text):
+        self.socket.sendto(text.encode(), str(self.path))
+        return int(self.socket.recv(100))
+
+
 @contextlib.contextmanager
 def huge_pages(nbytes):
     pool = HugePages()
@@ -166,5 +227,5 @@ def huge_pages(nbytes):
 
 
 __all__ = ["BUILD", "Failed", "Migration", "PROGRAMS", "Pair", "Process",
-           "SANITIZED", "huge_pages", "own_network", "require", "run",
-           "wait_until"]
+           "ProxiedPair", "SANITIZED", "huge_pages", "own_network", "require",
+           "run", "wait_until"]

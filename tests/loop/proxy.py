@@ -6,22 +6,27 @@ Stands between two remapd, for tests that spoil connections. Obeys words sent to
 COMMAND-SOCKET, each answered with the number of connections it was done to:
 
   reset KIND, end KIND, stall KIND     KIND: control, urgent, bulk, all
+  half KIND                            reset towards the source only
   refuse, admit                        whoever connects from now on
   mute, speak                          accept, and pass nothing on
+  disorder, order                      pass them on later, each by another time
 """
 
 import contextlib
 import os
 import pathlib
+import random
 import socket
 import struct
 import sys
 import threading
+import time
 
 sys.path.append(os.environ["PROTOCOL"])
 import control_pb2 as pb # pylint: disable=import-error,wrong-import-position
 
 KINDS = ("control", "urgent", "bulk")
+DISORDER = 0.5 # seconds at most
 
 
 class Connection:
@@ -31,6 +36,7 @@ class Connection:
         self.passes = threading.Event()
         self.passes.set()
         self.kind = None
+        self.halved = False # one end believes that it is there
         threading.Thread(target=self.run, daemon=True).start()
 
     def run(self):
@@ -39,6 +45,7 @@ class Connection:
             if not self.proxy.speaks.is_set():
                 self.kind = "mute"
                 self.proxy.speaks.wait()
+            time.sleep(random.uniform(0, self.proxy.disorder))
             destination = socket.create_connection(self.proxy.to)
             self.sockets.append(destination)
             for one in self.sockets:
@@ -68,14 +75,23 @@ class Connection:
         self.end()
 
     def end(self):
+        if self.halved:
+            return
         for one in self.sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
         self.proxy.connections.discard(self)
 
     def reset(self):
+        self.reset_these(self.sockets)
+
+    def half(self):
+        self.halved = True
+        self.reset_these(self.sockets[:1])
+
+    def reset_these(self, sockets):
         null = os.open("/dev/null", os.O_RDWR)
-        for one in self.sockets:
+        for one in sockets:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
                            struct.pack("ii", 1, 0))
             # Not closed: a thread may be about to use the number.
@@ -94,6 +110,7 @@ class Proxy:
         self.to = (to, int(port))
         self.connections = set()
         self.admits = True
+        self.disorder = 0
         self.speaks = threading.Event()
         self.speaks.set()
         self.listener = socket.create_server((address, int(port)))
@@ -116,6 +133,8 @@ class Proxy:
             done = 0
             if verb in ("refuse", "admit"):
                 self.admits = verb == "admit"
+            elif verb in ("disorder", "order"):
+                self.disorder = DISORDER if verb == "disorder" else 0
             elif verb == "mute":
                 self.speaks.clear()
             elif verb == "speak":

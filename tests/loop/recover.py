@@ -9,17 +9,15 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 
 # pylint: disable=import-error
-from pair import (BUILD, Migration, PROGRAMS, Pair, SANITIZED, TESTS,
-                  huge_pages, own_network, require, run, wait_until)
+from pair import (BUILD, Migration, Pair, ProxiedPair, SANITIZED, huge_pages,
+                  own_network, require, run, wait_until)
 from harness import run as run_tests, test
 from lab import hosts as lab_hosts
-from lab.basics import Process, stop_on_signals
-from lab.daemon import PORT, Remapd
+from lab.basics import stop_on_signals
 
 # Long enough to do something in the middle, slow as a sanitizer is.
 LINK = "200mbit"
@@ -148,49 +146,9 @@ def link_down_for_long():
         check_whole(migration, 1)
 
 
-class ProxiedPair(Pair):
-    """The source reaches the destination through proxy.py."""
-
-    ADDRESS = "10.0.1.3"
-
-    def __init__(self, options=OPTIONS):
-        super().__init__(LINK, (*options, "--advertise", self.ADDRESS))
-
-    def __enter__(self):
-        super().__enter__()
-        host = self.hosts[1]
-        try:
-            run("ip", "-n", host.namespace, "address", "add",
-                f"{self.ADDRESS}/32", "dev", lab_hosts.DEVICE)
-            run("ip", "-n", self.hosts[0].namespace, "route", "add",
-                self.ADDRESS, "via", host.address)
-            self.path = self.directory / "proxy"
-            os.environ["PROTOCOL"] = str(PROGRAMS)
-            self.proxy = host.spawn(
-                [sys.executable, TESTS / "loop/proxy.py", self.ADDRESS,
-                 host.address, PORT, self.path], "proxy")
-            self.stack.callback(self.proxy.close)
-            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self.socket.bind(str(self.directory / "tester"))
-            self.socket.settimeout(10)
-            wait_until(self.ready, "the proxy is ready")
-        except BaseException:
-            self.stack.close()
-            raise
-        return self
-
-    def ready(self):
-        self.proxy.check_alive()
-        return self.path.exists()
-
-    def tell(self, text):
-        self.socket.sendto(text.encode(), str(self.path))
-        return int(self.socket.recv(100))
-
-
 @test(way=("reset", "end"), kind=("control", "urgent", "bulk", "all"))
 def connection_lost(way, kind):
-    with ProxiedPair() as pair:
+    with ProxiedPair(LINK, OPTIONS) as pair:
         migration = Migration(pair, kind="memfd" if way == "reset" else "thp",
                               mib=MIB, threads=2, zero=5)
         wait_placed(pair, 0.2)
@@ -203,7 +161,7 @@ def connection_lost(way, kind):
 @test(kind=("control", "bulk", "all"))
 def connection_stalls(kind):
     """What has gone into the proxy by then counts as on its way."""
-    with ProxiedPair() as pair:
+    with ProxiedPair(LINK, OPTIONS) as pair:
         migration = Migration(pair, kind="memfd", mib=3 * MIB, zero=5)
         wait_placed(pair, 0.1)
         require(pair.tell(f"stall {kind}"), "no connection")
@@ -214,7 +172,7 @@ def connection_stalls(kind):
 @test
 def a_stalled_urgent_connection_stalls_no_more_than_its_pages():
     """Bulk brings them in the end, or the session begins anew."""
-    with ProxiedPair() as pair:
+    with ProxiedPair(LINK, OPTIONS) as pair:
         migration = Migration(pair, kind="thp", mib=3 * MIB, zero=5, threads=2)
         wait_placed(pair, 0.1)
         require(pair.tell("stall urgent") == 1, "no connection")
@@ -225,7 +183,7 @@ def a_stalled_urgent_connection_stalls_no_more_than_its_pages():
 
 @test
 def one_connection_after_the_other_lost():
-    with ProxiedPair() as pair:
+    with ProxiedPair(LINK, OPTIONS) as pair:
         migration = Migration(pair, kind="thp", mib=2 * MIB, threads=2, zero=5)
         for number, kind in enumerate(("bulk", "urgent", "control", "all")):
             wait_placed(pair, 0.1 + 0.15 * number)
@@ -237,7 +195,7 @@ def one_connection_after_the_other_lost():
 @test(way=("refuse", "mute"))
 def coming_back_takes_many_tries(way):
     """The network comes back half: nobody answers, or somebody who is mute."""
-    with ProxiedPair() as pair:
+    with ProxiedPair(LINK, OPTIONS) as pair:
         migration = Migration(pair, kind="memfd", mib=MIB, zero=5)
         wait_placed(pair, 0.2)
         pair.tell(way)
@@ -251,16 +209,6 @@ def coming_back_takes_many_tries(way):
 
 
 # ---- the daemons ----
-
-def kill(pair, host, how=signal.SIGKILL):
-    """Ends a remapd, and starts another in its place."""
-    process = host.remapd.process
-    pair.check_log(host)
-    os.kill(process.pid, how)
-    process.child.wait()
-    host.remapd = Remapd(host, pair.options)
-    pair.stack.callback(host.remapd.close)
-
 
 def finish_all(migrations, lost):
     """All complete, and every byte was right; most of them had gone to another
@@ -287,7 +235,7 @@ def daemons_restarted_amid_ten(which, how):
                                for host in pair.hosts), "all move", 60, 0.05)
         for role, host in zip(("source", "destination"), pair.hosts):
             if which in (role, "both"):
-                kill(pair, host, getattr(signal, f"SIG{how.upper()}"))
+                pair.restart(host, getattr(signal, f"SIG{how.upper()}"))
         finish_all(migrations, 1 + (which == "both"))
 
 
@@ -298,7 +246,7 @@ def daemons_killed_again_and_again():
                               zero=5, blocks=4)
         for number in range(6):
             wait_placed(pair, 0.1 * number + 0.1)
-            kill(pair, pair.hosts[number % 2])
+            pair.restart(pair.hosts[number % 2])
         finish_all([migration], 6)
 
 
@@ -309,7 +257,7 @@ def nothing_is_taken_up_that_another_version_has_kept():
         migration = Migration(pair, kind="memfd", mib=MIB, zero=5,
                               keep_version=2)
         wait_placed(pair, 0.2)
-        kill(pair, pair.hosts[1])
+        pair.restart(pair.hosts[1])
         wait_until(lambda: "is of version 2, this remapd reads 1" in
                    pair.hosts[1].remapd.process.output(), "it is refused", 20)
         require(migration.process.alive(), "the migration has ended")
