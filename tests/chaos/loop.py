@@ -102,8 +102,11 @@ class Guest(Migration):
             again = figures["pauses"] or figures["returns"] or \
                 figures["source_returns"]
             return "recovered" if again else "completed"
+        if code == STAYED and not may_stay:
+            print(f"# {self.name} stayed: {self.pair.tail()}", flush=True)
+            return "stayed unasked"
         if code == STAYED:
-            return "stayed" if may_stay else "stayed unasked"
+            return "stayed"
         if self.killed:
             return "lost with its QEMU"
         raise Failed(f"guest lost: {self.process.output()[-500:]}; "
