@@ -100,7 +100,7 @@ install: all
 	$(call put,libvirt/hook.conf,/etc/remapd/hook.conf)
 	set -e; $(foreach file,$(wildcard libvirt/apparmor/*),$(call put,$(file),/etc/apparmor.d/remapd.d/$(notdir $(file)));)
 	$(call put,systemd/remapd.conf,/etc/remapd/remapd.conf)
-	$(call put,completion/remapctl,$(PREFIX)/share/bash-completion/completions/remapctl)
+	set -e; $(foreach file,$(wildcard completion/*),$(call put,$(file),$(PREFIX)/share/bash-completion/completions/$(notdir $(file)));)
 
 # In a copy of the tree, since debhelper leaves its files beside the sources.
 VERSION = $(shell sed -n 's/.*REMAPD_VERSION "\(.*\)"/\1/p' daemon/version.h)

@@ -39,6 +39,7 @@ REMAPD, REMAPCTL = BUILD / "remapd", BUILD / "remapctl"
 GUESTLESS = BUILD / "tests/guestless"
 DOCS = TOP / "docs"
 REMAPD_DOMAIN = TOP / "libvirt/remapd-domain"
+COMMANDS = {"remapctl": REMAPCTL, "remapd-domain": REMAPD_DOMAIN}
 PAGES = sorted(DOCS.glob("*.[1-8]"))
 DONE, REFUSED, USAGE, NO_DAEMON = range(4)
 NOBODY = 65534
@@ -100,6 +101,10 @@ def same(what, ours, theirs):
             f"{sorted(ours - theirs)}, only the manual {sorted(theirs - ours)}")
 
 
+def commands_of(program):
+    return set(re.findall(r"(?m)^  ([a-z]+) ", expect(DONE, program, "--help")))
+
+
 def check_defaults(options, texts):
     for name, default in options.items():
         if default:
@@ -117,29 +122,16 @@ def help_of_remapd_agrees_with_its_manual():
     check_defaults(options, texts)
 
 
-@test
-def help_of_remapctl_agrees_with_its_manual():
-    options = help_options(REMAPCTL)
-    texts = manual_items("remapctl.1", "Fl -")
-    same("options of remapctl", set(options), set(texts))
+@test(name=("remapctl", "remapd-domain"))
+def help_and_manual_agree_on_options_and_commands_of(name):
+    program = COMMANDS[name]
+    options = help_options(program)
+    texts = manual_items(f"{name}.1", "Fl -")
+    same(f"options of {name}", set(options), set(texts))
     check_defaults(options, texts)
-    commands = re.findall(r"^  ([a-z]+) ", expect(DONE, REMAPCTL, "--help"),
-                          re.MULTILINE)
+    commands = commands_of(program)
     require(len(commands) >= 5, f"--help has only {commands}")
-    same("commands of remapctl", set(commands),
-         set(manual_items("remapctl.1", "Cm ")))
-
-
-@test
-def help_of_remapd_domain_agrees_with_its_manual():
-    texts = manual_items("remapd-domain.1", "Fl -")
-    same("options of remapd-domain", set(help_options(REMAPD_DOMAIN)),
-         set(texts))
-    commands = re.findall(r"^  ([a-z]+) ", expect(DONE, REMAPD_DOMAIN,
-                                                  "--help"), re.MULTILINE)
-    require(len(commands) >= 5, f"--help has only {commands}")
-    same("commands of remapd-domain", set(commands),
-         set(manual_items("remapd-domain.1", "Cm ")))
+    same(f"commands of {name}", commands, set(manual_items(f"{name}.1", "Cm ")))
 
 
 @test
@@ -729,7 +721,7 @@ def hangup_reloads_the_log_level():
 # ---- completion ----
 
 def completed(line, directory):
-    """What bash offers at the end of `line`."""
+    """What bash offers behind the last word of `line`."""
     script = """
         . /usr/share/bash-completion/bash_completion
         . "$1"
@@ -738,27 +730,34 @@ def completed(line, directory):
         [[ $2 == *' ' ]] && COMP_WORDS+=('')
         COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
         compopt() { :; }
-        _remapctl
+        name=${COMP_WORDS[0]} function=$(complete -p "$name")
+        function=${function#*-F }
+        "${function%% *}" "$name" "${COMP_WORDS[-1]}" "${COMP_WORDS[-2]}"
         printf '%s\\n' "${COMPREPLY[@]}"
     """
     done = subprocess.run(
-        ["bash", "-c", script, "bash", TOP / "completion/remapctl", line],
+        ["bash", "-c", script, "bash", TOP / "completion" / line.split()[0],
+         line],
         text=True, capture_output=True, check=True, timeout=60, cwd=directory,
         env={**os.environ, "PATH": f"{BUILD}:{os.environ['PATH']}"})
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()) - {""}
+
+
+def options_of(program):
+    return set(re.findall(r"(?m)^  (--[a-z-]+=?)",
+                          expect(DONE, program, "--help")))
 
 
 @test
 def completion_offers_what_help_names():
-    text = expect(DONE, REMAPCTL, "--help")
     with scene() as (stack, daemon):
         one = daemon("one", "--listen=127.0.0.1:0")
         stack.enter_context(one.qemu("guest"))
         there = one.directory
-        same("commands", completed("remapctl ", there),
-             set(re.findall(r"^  ([a-z]+) ", text, re.MULTILINE)))
-        same("options", completed("remapctl --", there),
-             set(re.findall(r"^  (--[a-z]+=?)", text, re.MULTILINE)))
+        for name, program in COMMANDS.items():
+            same("commands", completed(f"{name} ", there), commands_of(program))
+            same("options", completed(f"{name} --", there), options_of(program))
+        same("options", completed("remapd --", there), options_of(REMAPD))
         identity = one.sessions()[0]["session"][:8]
         for command in ("watch", "cancel"):
             same("ids", completed(f"remapctl --socket={one.control} {command} ",
