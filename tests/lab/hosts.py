@@ -67,6 +67,10 @@ def shape(host, bits_per_second, delay):
                           f"{error}") from None
 
 
+def unshape(host):
+    run("tc", "-n", host.namespace, "qdisc", "delete", "dev", DEVICE, "root")
+
+
 def remove_namespace(name):
     for pid in run("ip", "netns", "pids", name).split():
         try:

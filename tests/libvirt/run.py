@@ -15,20 +15,31 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from difflib import unified_diff
 from xml.etree.ElementTree import canonicalize
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]),
                 str(pathlib.Path(__file__).resolve().parents[1] / "vm")]
 
 # pylint: disable=wrong-import-position
-from harness import Skip, require, run, test
+from harness import Skip, require, run, show, test
 from lab import Failed, wait_until
 from lab.basics import TOP, stop_on_signals
 from lab.daemon import Remapd
+from lab.hosts import shape, unshape
 from virt import DEV, PATH, SLOW, USER, VirtLab
 
+# A hook that keeps what it is given and what it answers.
+RECORDING = """#!/bin/bash -e
+set -o pipefail
+if [ "$2" = migrate ]
+then tee /run/hook.in | remapd-domain hook "$@" | tee /run/hook.out
+else remapd-domain hook "$@"
+fi
+"""
 AFTER_PRECOPY = "--postcopy-after-precopy"
 ON = "<remapd:pager xmlns:remapd='urn:remapd:domain:1' mode='on'/>"
+SLOW_LINK = 40_000_000 # bits a second: post-copy takes 12 seconds
 LAB = None
 
 
@@ -110,6 +121,31 @@ def require_confined(vm):
 
 
 @test
+def the_hook_changes_what_libvirt_starts():
+    """What libvirt gave the hook and got from it, in a real migration."""
+    with domain("seen", metadata=ON) as vm:
+        there = vm.there
+        hook = there.host.directory / "etc/libvirt/hooks/qemu.d/remapd"
+        saved = hook.read_text()
+        try:
+            hook.write_text(RECORDING)
+            vm.migrate(AFTER_PRECOPY)
+        finally:
+            hook.write_text(saved)
+        before, after = (there.inside(f"/run/hook.{end}").read_text()
+                         for end in ("in", "out"))
+        require(not pagers(before) and len(pagers(after)) == 1, after)
+        require(len(pagers(vm.here.virsh("dumpxml", vm.name))) == 1,
+                "libvirt took something else")
+        show("before the hook", before)
+        show("after the hook", after)
+        show("what it changed", "\n".join(unified_diff(
+            *(canonicalize(text).splitlines() for text in (before, after)),
+            "before", "after", lineterm="")))
+        require_moved(vm)
+
+
+@test
 def moves_there_and_back():
     """With the configuration too: the way back finds it."""
     keep = (AFTER_PRECOPY, "--persistent", "--undefinesource")
@@ -127,9 +163,7 @@ def switches_when_told():
     """virsh migrate-postcopy, with domjobinfo before and after."""
     with domain("told", "required") as vm:
         process = vm.begin(bandwidth=SLOW)
-        wait_until(lambda: re.search(r"Memory processed: +[1-9]",
-                                     vm.here.virsh("domjobinfo", vm.name)),
-                   "domjobinfo shows pre-copy", 60, 0.1)
+        vm.wait_precopy()
         vm.here.virsh("migrate-postcopy", vm.name)
         vm.end(process)
         require_carried(vm)
@@ -152,14 +186,124 @@ def switches_when_time_is_up():
 def aborted_before_the_switchover_runs_on():
     with domain("aborted", "required") as vm:
         process = vm.begin(bandwidth=SLOW)
-        wait_until(lambda: re.search(r"Memory processed: +[1-9]",
-                                     vm.here.virsh("domjobinfo", vm.name)),
-                   "domjobinfo shows pre-copy", 60, 0.1)
+        vm.wait_precopy()
         vm.here.virsh("domjobabort", vm.name)
         wait_until(lambda: not process.alive(), "virsh ends", 60)
         require(process.child.returncode, "the migration succeeded")
         require_in("canceled by client", process.output())
         require_stays(vm)
+        vm.migrate(AFTER_PRECOPY)
+        require_carried(vm)
+
+
+@test
+def cannot_be_aborted_after_the_switchover():
+    with domain("late", "required") as vm, in_postcopy(vm) as process:
+        done = vm.here.call("virsh", "domjobabort", vm.name)
+        require(done.returncode, "it was aborted")
+        show("virsh domjobabort", done.stderr.strip())
+        vm.end(process)
+        require_carried(vm)
+
+
+@test
+def two_domains_cross():
+    with domain("east", "required") as east, \
+            domain("west", "required", at=1) as west:
+        processes = [(vm, vm.begin(AFTER_PRECOPY)) for vm in (east, west)]
+        for vm, process in processes:
+            vm.end(process)
+        for vm in east, west:
+            require_carried(vm)
+
+
+@test
+def moves_with_the_oddest_name_and_metadata():
+    """libvirt allows them: all that XML, a shell or a list can trip over."""
+    other = ("<o:a xmlns:o='urn:o' v='1&#10;2&#9;3&quot;&lt;'><!-- -o- -->"
+             "<![CDATA[<domain> & ]]><emulator>/no</emulator></o:a>"
+             "<name xmlns='urn:p'>x&#13;y</name>"
+             "<big xmlns='urn:q'>" + "<e a='b'>c</e>" * 20000 + "</big>"
+             "<pager xmlns='urn:remapd:domain:1' mode='off'/>")
+    with domain("b 'c\" $d;*&<e>, f=%s ü漢", "required",
+                metadata=other) as vm:
+        def metadata():
+            xml = vm.here.virsh("dumpxml", "--inactive", vm.name)
+            return canonicalize(re.search("(?s)<metadata>.*</metadata>",
+                                          xml)[0], strip_text=True)
+        before = metadata()
+        require("required" in before and len(before) > 200000, before[-900:])
+        vm.migrate(AFTER_PRECOPY, "--persistent")
+        require_carried(vm)
+        require(metadata() == before, "its metadata has changed")
+
+
+@test
+def tool_and_completion_take_any_name():
+    names = ("-dash", "a b", "--help")
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(domain(name, "on", start=False))
+        here = LAB.libvirts[0]
+        for name in names:
+            done = here.call("remapd-domain", "show", name)
+            require_in("mode on, with", done.stdout + done.stderr)
+        done = here.call("bash", "-c", f"""
+            . {TOP}/completion/remapd-domain
+            COMP_LINE='remapd-domain show ' COMP_WORDS=(remapd-domain show '')
+            COMP_CWORD=2
+            _remapd_domain
+            printf '%s\\n' "${{COMPREPLY[@]}}" """)
+        require(set(done.stdout.splitlines()) == set(names), done.stdout)
+
+
+# ---- remapd restarted ----
+
+@contextlib.contextmanager
+def in_postcopy(vm):
+    """A migration that has switched over and waits for a slow link."""
+    log = vm.there.host.remapd.process
+    said = len(log.output())
+    with contextlib.ExitStack() as stack:
+        for libvirt in vm.here, vm.there:
+            shape(libvirt.host, SLOW_LINK, None)
+            stack.callback(unshape, libvirt.host)
+        process = vm.begin()
+        vm.wait_precopy()
+        vm.here.virsh("migrate-postcopy", vm.name)
+        wait_until(lambda: "pages to come" in log.output()[said:],
+                   "post-copy begins", 120)
+        yield process
+
+
+@test(case=("source", "destination"))
+def remapd_restarted_after_the_switchover_carries_on(case):
+    with domain(f"restarted-{case}", "required") as vm, \
+            in_postcopy(vm) as process:
+        with no_remapd((vm.here if case == "source" else vm.there).host):
+            require(process.alive(), process.output())
+        vm.end(process)
+        require_carried(vm)
+
+
+@test(case=("on", "required"))
+def remapd_restarted_before_the_switchover(case):
+    """That migration is QEMU's own, or does not happen; the next is ours."""
+    with domain(f"early-{case}", case) as vm:
+        process = vm.begin(bandwidth=SLOW)
+        vm.wait_precopy()
+        with no_remapd(vm.there.host):
+            pass
+        if case == "required":
+            wait_until(lambda: not process.alive(), "virsh ends", 120)
+            require(process.child.returncode, "the migration succeeded")
+            show("virsh", process.output())
+            require_stays(vm)
+        else:
+            vm.here.virsh("migrate-postcopy", vm.name)
+            vm.end(process)
+            require_in("native post-copy is used", vm.qemu_log(vm.here))
+            require_moved(vm)
         vm.migrate(AFTER_PRECOPY)
         require_carried(vm)
 
@@ -244,10 +388,13 @@ def hook_refuses_what_it_cannot_read():
                 ("", "no XML"), (xml[:200], "no XML"),
                 ("<network><name>x</name></network>", "<network>"),
                 ("<domain/>", "without a <name>"),
+                (xml.replace("</metadata>", ON.replace("'on'", "'off'") +
+                             "</metadata>"), "several <remapd:pager>"),
                 (xml.replace('mode="on"', 'mode="maybe"'), "mode='maybe'")):
             _, said = hooked(vm.there, vm.name, "migrate", wrong, code=1)
             require_in(reason, said)
             require(len(said.splitlines()) == 1, said)
+            show(f"the hook, {reason}", said)
         vm.there.configure(defualt="on")
         _, said = hooked(vm.there, vm.name, "migrate", xml, code=1)
         require_in("hook.conf: defualt", said)
@@ -265,6 +412,8 @@ def hook_that_fails_stops_the_migration_with_its_words():
         said = vm.refused(AFTER_PRECOPY)
         require_in("Hook script execution failed", said)
         require_in("mode='maybe'", said)
+        show("wrong XML: virsh", said)
+        show("wrong XML: the destination's syslog", vm.there.syslog())
         require_stays(vm)
 
 
@@ -282,6 +431,7 @@ def hook_run_twice_is_as_once():
                 copy.unlink(missing_ok=True)
         found = pagers(vm.here.virsh("dumpxml", vm.name))
         require(len(found) == 1, f"it has {found}")
+        show("the hook three times: the domain's XML has", "\n".join(found))
         require_carried(vm)
 
 
@@ -297,6 +447,10 @@ def hook_and_tool_do_not_know_a_domain_that_is_not_there():
     done = here.call("remapd-domain", "on", "nobody")
     require(done.returncode == 1 and "nobody" in done.stderr and
             len(done.stderr.splitlines()) <= 2, done.stderr)
+    show("unknown domain: remapd-domain", done.stderr)
+    done = here.call("virsh", "migrate", "--live", "nobody", there.uri)
+    show("unknown domain: virsh migrate", done.stderr)
+    show("unknown domain: what the hook adds", pagers(after)[0])
 
 
 # ---- without a daemon ----
@@ -307,9 +461,12 @@ def without_a_daemon_moves_natively_and_says_so():
         there = vm.there
         with no_remapd(there.host):
             vm.migrate(AFTER_PRECOPY)
-            require_in("arrives without remapd: no remapd answers at",
-                       there.syslog())
-            require_in("native post-copy is used", vm.qemu_log(there))
+            logged, qemu = there.syslog(), vm.qemu_log(there)
+            require_in("arrives without remapd: no remapd answers at", logged)
+            require_in("native post-copy is used", qemu)
+            show("no daemon, mode on: the destination's syslog", logged)
+            show("no daemon, mode on: its QEMU's log", "\n".join(
+                line for line in qemu.splitlines() if "native" in line))
             require_moved(vm)
         # It has its pager: the next migration is remapd's again.
         vm.migrate(AFTER_PRECOPY)
@@ -321,9 +478,11 @@ def without_a_daemon_required_is_refused_before_it_begins():
     with domain("refused", "required") as vm:
         with no_remapd(vm.there.host):
             said = vm.refused(AFTER_PRECOPY)
-        for place in said, vm.there.syslog():
+        places = {"virsh": said, "the destination's syslog": vm.there.syslog()}
+        for place, text in places.items():
             require_in("may not migrate without remapd (required): no remapd "
-                       "answers at", place)
+                       "answers at", text)
+            show(f"no daemon, required: {place}", text)
         require_stays(vm)
 
 
@@ -333,6 +492,7 @@ def without_a_daemon_at_the_source_required_fails_before_the_stop():
         with no_remapd(vm.here.host):
             said = vm.refused(AFTER_PRECOPY)
         require_in("The required migration-pager fails", said)
+        show("no daemon at the source, required: virsh", said)
         require_stays(vm)
 
 

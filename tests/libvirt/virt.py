@@ -9,11 +9,13 @@ All of it lies below the lab's directory and goes with it.
 import json
 import os
 import pathlib
+import re
 import select
 import shutil
 import socket
 import subprocess
 import uuid
+from xml.sax.saxutils import escape, quoteattr
 
 from lab import Failed, Lab, wait_until
 from lab.basics import BUILD, TOP, Process
@@ -204,9 +206,9 @@ class Domain:
     """A domain that runs the tiny guest; `here` and `there` are the libvirts
     that have it and that have not."""
 
-    def __init__(self, lab, name, memory="anon", metadata=""):
+    def __init__(self, lab, name, memory="anon", metadata="", at=0):
         self.name = name
-        self.here, self.there = lab.libvirts
+        self.here, self.there = lab.libvirts[at], lab.libvirts[1 - at]
         self.guest = Guest()
         self.serial = f"/run/serial/{name}"
         self.port = None
@@ -215,7 +217,7 @@ class Domain:
             lab.huge_pages.reserve(2 * MEBIBYTES << 20)
         self.define(f"""
 <domain type='qemu'>
-  <name>{name}</name>
+  <name>{escape(name)}</name>
   <metadata>{metadata}</metadata>
   <memory unit='MiB'>{MEBIBYTES}</memory>
   <memoryBacking>{MEMORY[memory]}</memoryBacking>
@@ -229,7 +231,7 @@ class Domain:
     <emulator>{self.here.emulator}</emulator>
     <controller type='usb' model='none'/>
     <serial type='unix'>
-      <source mode='bind' path='{self.serial}'/>
+      <source mode='bind' path={quoteattr(self.serial)}/>
     </serial>
     <memballoon model='none'/>
   </devices>
@@ -282,6 +284,12 @@ class Domain:
             ["virsh", "-q", "migrate", "--live", "--postcopy", "--bandwidth",
              bandwidth, *options, self.name, self.there.uri],
             log)
+
+    def wait_precopy(self):
+        """Waits until a migration has begun to send."""
+        wait_until(lambda: re.search(r"Memory processed: +[1-9]",
+                                     self.here.virsh("domjobinfo", self.name)),
+                   "domjobinfo shows pre-copy", 120, 0.1)
 
     def end(self, process):
         """Waits for the end of a migration that must succeed."""

@@ -43,6 +43,12 @@ def require(condition, text):
         raise Failed(text)
 
 
+def show(title, text):
+    """Something for whoever reads what the tests printed."""
+    print(f"# {title}:")
+    print("".join(f"#   {line}\n" for line in text.splitlines()), end="")
+
+
 def run_one(function, arguments):
     """Returns the verdict and what is to be said about it."""
     try:
