@@ -57,6 +57,7 @@ MOVES = {
 }
 QUICK_MOVES = ("random",)
 SIZES_MIB = (1024, 2048, 4096, 8192, 16384)
+SPARSE_GIB = (1, 16, 64, 1024)
 AT_ONCE = (1, 4, 16, 64)
 
 
@@ -230,9 +231,24 @@ def daemons_cpu(pair):
     return sum(host.remapd.process.cpu_seconds() for host in pair.hosts)
 
 
+def peak_bytes(process):
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10
+
+
+def sparse(gib):
+    """A guest of holes alone; of its pages few are touched and checked."""
+    with Pair(options=("--engine", "copy")) as pair:
+        row = guestless(pair, kind="anon", mib=gib << 10, zero=100, every=4096)
+        roles = dict(zip(("source", "destination"), pair.hosts))
+        return {"mib": gib << 10, **row, "peak_bytes": {
+            role: peak_bytes(host.remapd.process)
+            for role, host in roles.items()}}
+
+
 def scale(quick):
-    """By the size of memory, nine pages in ten of it zero, and by migrations
-    at once. No guest: the daemons' own cost. The first of each size is not
+    """By the size of memory, nine pages in ten of it zero, by the size of a
+    sparse one, and by migrations at once. No guest: the daemons' own cost. The first of each size is not
     counted: its memory may have to come from the host's host."""
     sizes, at_once = [], []
     for size in SIZES_MIB[:2] if quick else SIZES_MIB:
@@ -245,6 +261,10 @@ def scale(quick):
                                   "cpu_seconds": daemons_cpu(pair) - before})
         say(f"scale: {size} MiB in {sizes[-1]['seconds']:.2f} s, "
             f"{1e9 * sizes[-1]['seconds'] / sizes[-1]['pages']:.0f} ns a page")
+    holes = []
+    for gib in SPARSE_GIB[:3] if quick else SPARSE_GIB:
+        holes.append(sparse(gib))
+        say(f"scale: {gib} GiB of holes in {holes[-1]['seconds']:.1f} s")
     for count in AT_ONCE[:3] if quick else AT_ONCE:
         with Pair() as pair:
             start = time.monotonic()
@@ -256,7 +276,7 @@ def scale(quick):
                             "seconds": time.monotonic() - start,
                             "cpu_seconds": daemons_cpu(pair)})
         say(f"scale: {count} at once in {at_once[-1]['seconds']:.1f} s")
-    return {"sizes": sizes, "at_once": at_once}
+    return {"sizes": sizes, "sparse": holes, "at_once": at_once}
 
 
 # ---- all of it ----

@@ -30,6 +30,10 @@ def of_latency(name):
     return lambda row: row["fault_latency_us"][name]
 
 
+def of_waits(name):
+    return lambda row: row["guest_waits"][name]
+
+
 # What is said of a move: name, how it is taken from a row, its form.
 FIGURES = (
     ("time to drain, s", lambda row: row["postcopy_seconds"], "{:.2f}"),
@@ -39,6 +43,11 @@ FIGURES = (
      lambda row: row["guest_longest_stall_ms"], "{:.0f}"),
     ("guest's operations, first second",
      lambda row: row["guest_operations_first_second"], "{:,.0f}"),
+    ("guest's operations a second before",
+     lambda row: row["guest_operations_per_second_before"], "{:,.0f}"),
+    ("guest's waits, number", of_waits("count"), "{:,.0f}"),
+    ("guest's waits, p50, µs", of_waits("p50_us"), "{:.0f}"),
+    ("guest's waits, p99, µs", of_waits("p99_us"), "{:.0f}"),
     ("fault p50, µs", of_latency("p50"), "{:.0f}"),
     ("fault p99, µs", of_latency("p99"), "{:.0f}"),
     ("CPU seconds, all processes", cpu, "{:.2f}"),
@@ -85,7 +94,10 @@ def ratio(ours, theirs, take):
 def moves_text(section):
     lines = ["## Moves of a VM", "",
              "Medians, with the least and the most in brackets; the carriers "
-             "took turns in one run. The ratio is remapd's to QEMU alone."]
+             "took turns in one run. The ratio is remapd's to QEMU alone. A "
+             "wait is an operation of the guest, a microsecond or few, that "
+             "takes over 50 µs until the drain has ended; a fault is what "
+             "remapd itself measures, from hearing of it to the wake."]
     for case, rows in by(section["rows"], "case").items():
         carriers = by(rows, "carrier")
         lines += ["", f"### {case}: {rows[0]['memory']}", ""]
@@ -178,6 +190,16 @@ def scale_text(section):
           f"{nanoseconds_a_page(row):.0f}",
           f"{nanoseconds_a_page(row, 'cpu_seconds'):.0f}"]
          for row in section["at_once"]])]
+    lines += ["", "A sparse guest, nothing but holes: what the daemons' own "
+              "structures take.", "", *table(
+                  ["GiB", "seconds", "ns a page", "destination's peak, MiB",
+                   "source's peak, MiB", "map, bytes a page"],
+                  [[row["mib"] >> 10, f"{row['seconds']:.1f}",
+                    f"{nanoseconds_a_page(row):.0f}",
+                    *(f"{row['peak_bytes'][role] / 2**20:.0f}"
+                      for role in ("destination", "source")),
+                    f"{row['map_bytes'] / row['pages']:.3f}"]
+                   for row in section["sparse"]])]
     largest, smallest = max(sizes), min(sizes)
     change = (median(map(nanoseconds_a_page, sizes[largest]))
               / median(map(nanoseconds_a_page, sizes[smallest])))

@@ -265,6 +265,36 @@ static void gap_raise(uint64_t *longest, uint64_t gap)
         store(longest, gap);
 }
 
+/* Which class a wait belongs to: its highest bit and the two behind it. */
+static unsigned wait_class(uint64_t tsc)
+{
+    unsigned bit = 63 - (unsigned)__builtin_clzll(tsc | 4);
+
+    return bit * 4 + (tsc >> (bit - 2) & 3);
+}
+
+/* The middle of a class. */
+static uint64_t wait_tsc(unsigned class)
+{
+    return (uint64_t)(9 + class % 4 * 2) << class / 4 >> 3;
+}
+
+/* No longer than this were @percent of the waits, microseconds. */
+static uint64_t wait_percentile(const struct work *work, uint64_t count,
+                                unsigned percent)
+{
+    uint64_t seen = 0;
+    unsigned class = 0;
+
+    for (; class < WORK_WAITS; class++) {
+        for (unsigned i = 0; i < work->threads; i++)
+            seen += load(&work->thread[i].waits[class]);
+        if (seen * 100 >= count * percent)
+            break;
+    }
+    return count ? wait_tsc(class) * 1000 / work->tsc_per_ms : 0;
+}
+
 static void thread_operate(struct work_thread *thread)
 {
     struct work *work = thread->work;
@@ -283,6 +313,11 @@ static void thread_operate(struct work_thread *thread)
     gap = now > thread->last_tsc ? now - thread->last_tsc : 0;
     gap_raise(&thread->gap_line_tsc, gap);
     gap_raise(&thread->gap_mark_tsc, gap);
+    if (gap * 1000 >= WORK_WAIT_US * work->tsc_per_ms) {
+        uint64_t *waits = &thread->waits[wait_class(gap)];
+
+        store(waits, *waits + 1);
+    }
     store(&thread->last_tsc, now);
 }
 
@@ -350,8 +385,11 @@ void work_input(struct work *work, char c)
     work->input[work->input_length] = 0;
     work->input_length = 0;
     if (option_is(work->input, "mark")) {
-        for (unsigned i = 0; i < work->threads; i++)
+        for (unsigned i = 0; i < work->threads; i++) {
             store(&work->thread[i].gap_mark_tsc, 0);
+            for (unsigned class = 0; class < WORK_WAITS; class++)
+                store(&work->thread[i].waits[class], 0);
+        }
         work->put("REMAPD-GUEST MARKED\n", 20);
     } else if (option_is(work->input, "verify")) {
         store(&work->verify, work->verify + 1);
@@ -386,6 +424,7 @@ static int all_verified(struct work *work)
 void work_poll(struct work *work)
 {
     uint64_t operations = 0, writes = 0, errors = 0, line = 0, mark = 0;
+    uint64_t waits = 0;
     struct text text = {.length = 0};
     uint64_t now = work_tsc();
 
@@ -405,6 +444,8 @@ void work_poll(struct work *work)
         marked = marked > open ? marked : open;
         line = line > gap ? line : gap;
         mark = mark > marked ? mark : marked;
+        for (unsigned class = 0; class < WORK_WAITS; class++)
+            waits += load(&thread->waits[class]);
     }
     text_add(&text, "REMAPD-GUEST LINE");
     text_add_number(&text, "id", work->start_tsc);
@@ -415,6 +456,9 @@ void work_poll(struct work *work)
     text_add_number(&text, "errors", errors);
     text_add_number(&text, "gap_us", line * 1000 / work->tsc_per_ms);
     text_add_number(&text, "mark_us", mark * 1000 / work->tsc_per_ms);
+    text_add_number(&text, "waits", waits);
+    text_add_number(&text, "wait_p50_us", wait_percentile(work, waits, 50));
+    text_add_number(&text, "wait_p99_us", wait_percentile(work, waits, 99));
     text_print(&text, work);
     if (work->answered != work->verify && all_verified(work)) {
         work->answered = work->verify;

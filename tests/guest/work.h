@@ -10,8 +10,9 @@
  * (tiny.c), and speaks the same lines on the serial port from both.
  *
  * Lines: "REMAPD-GUEST key=value …", see work_poll(). Commands, each a line:
- * "mark" starts a new measurement of the longest gap between two operations,
- * "verify" checks every page.
+ * "mark" starts a new measurement of the gaps between two operations: the
+ * longest, and the distribution of those that are a wait; "verify" checks every
+ * page.
  */
 #ifndef REMAPD_GUEST_WORK_H
 #define REMAPD_GUEST_WORK_H
@@ -20,6 +21,13 @@
 
 #define WORK_PAGE 4096u
 #define WORK_MAX_THREADS 64
+
+/* A gap of that many microseconds is a wait: many times what an operation
+ * takes, and less than any page takes to come. */
+#define WORK_WAIT_US 50
+
+/* Waits are counted by length, four classes to each power of two. */
+#define WORK_WAITS 256
 
 enum work_pattern {
     WORK_UNIFORM, /* every page as likely as any other */
@@ -50,6 +58,7 @@ struct work_thread {
     uint64_t errors;
     uint64_t gap_line_tsc; /* longest since the newest line */
     uint64_t gap_mark_tsc; /* longest since the newest mark */
+    uint64_t waits[WORK_WAITS]; /* since the newest mark, by length */
     unsigned verified;     /* the newest request that has been answered */
     uint64_t verified_pages;
     uint64_t verified_zero;

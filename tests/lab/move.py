@@ -221,7 +221,7 @@ class Move:
         lines = [line for line in self.vm.guest.lines()
                  if self.begun - 1 <= line.time <= self.begun]
         return round((lines[-1]["ops"] - lines[0]["ops"])
-                     / (lines[-1].time - lines[0].time))
+                     / ((lines[-1]["t_us"] - lines[0]["t_us"]) / 1e6))
 
     def timeline(self):
         """The guest's work line by line, seconds from the switchover."""
@@ -251,6 +251,15 @@ class Move:
                              ["postcopy-requests"]}
         return self.report("destination")["fault_latency_us"]
 
+    def waits(self):
+        """How long the guest's operations waited that waited at all, until the
+        drain ended: what it saw of its faults, whoever carried the pages."""
+        lines = self.vm.guest.lines()
+        line = next((line for line in lines if line.time >= self.ended),
+                    lines[-1])
+        return {"count": line["waits"], "p50_us": line["wait_p50_us"],
+                "p99_us": line["wait_p99_us"]}
+
     def figures(self):
         cpu = {name: round(seconds - self.before["cpu"][name], 2)
                for name, seconds in self.after["cpu"].items()}
@@ -264,6 +273,7 @@ class Move:
             "fault_latency_us": self.fault_latency(),
             "guest_longest_stall_ms":
                 self.vm.guest.newest()["mark_us"] / 1000,
+            "guest_waits": self.waits(),
             "guest_operations_per_second_before": self.operations_before(),
             "guest_operations_first_second": self.operations_after(1),
             "thp_bytes_source": self.thp_bytes_source,

@@ -47,13 +47,14 @@
 static struct {
     const char *source, *destination, *kind, *name, *address;
     unsigned long mib, zero_percent, left_percent, threads, blocks, seed;
+    unsigned long every; /* that many pages one is touched and checked */
     unsigned long keep_version; /* written into what is kept; SIGUSR1: undone */
     bool odd; /* blocks that are no multiple of a huge page */
     bool chaos; /* anything may be lost, also before the switchover */
     const char *hold; /* where a process stops itself, by SIGSTOP */
 } options = {.kind = "anon", .name = "guestless", .address = "127.0.0.1",
              .mib = 64, .zero_percent = 15, .left_percent = 100, .threads = 1,
-             .blocks = 2, .seed = 1, .hold = ""};
+             .blocks = 2, .seed = 1, .every = 1, .hold = ""};
 
 static int destination_uffd = -1;
 static volatile sig_atomic_t undo;
@@ -415,7 +416,8 @@ static void *touch(void *opaque)
         uint64_t *words, now;
 
         random = mix(random + 0x9e3779b97f4a7c15u);
-        page = toucher->index * share + random % share;
+        page = random % share / options.every * options.every +
+               toucher->index * share;
         words = page_at(page);
         /* At once: if the session pauses nobody comes to the sum. */
         if (!page_good(words, page, generations[page])) {
@@ -633,7 +635,7 @@ static int run_destination(int to_source, int from_source)
     }
     close(destination_uffd);
     join_placers(placers, &placer_count);
-    for (unsigned long page = 0; page < total_pages; page++) {
+    for (unsigned long page = 0; page < total_pages; page += options.every) {
         if (!page_good(page_at(page), page, generations[page]))
             wrong++;
     }
@@ -662,7 +664,7 @@ static void usage(void)
           "  [--kind anon|thp|memfd|mixed|hugetlb|hugetlb-shared] [--mib N]\n"
           "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
           "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
-          "  [--keep_version N] [--chaos] [--hold WHERE]\n",
+          "  [--every N] [--keep_version N] [--chaos] [--hold WHERE]\n",
           stderr);
     exit(2);
 }
@@ -687,7 +689,7 @@ static void parse(int argc, char **argv)
         {"threads", 1, NULL, 't'}, {"blocks", 1, NULL, 'b'},
         {"seed", 1, NULL, 'e'},    {"odd", 0, NULL, 'o'},
         {"name", 1, NULL, 'n'},    {"address", 1, NULL, 'a'},
-        {"keep_version", 1, NULL, 'v'},
+        {"every", 1, NULL, 'y'},   {"keep_version", 1, NULL, 'v'},
         {"chaos", 0, NULL, 'c'},   {"hold", 1, NULL, 'h'},
         {0},
     };
@@ -721,6 +723,9 @@ static void parse(int argc, char **argv)
             break;
         case 'e':
             options.seed = number(optarg, 0, ~0ul);
+            break;
+        case 'y':
+            options.every = number(optarg, 1, 1 << 20);
             break;
         case 'v':
             options.keep_version = number(optarg, 0, 1000);

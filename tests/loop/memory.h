@@ -114,6 +114,7 @@ static void memory_make(struct memory *memory, unsigned index,
         at = (uint8_t *)(((uintptr_t)at + HUGE - 1) / HUGE * HUGE);
         memory->base = mmap(at, memory->bytes, PROT_READ | PROT_WRITE,
                             MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS |
+                                MAP_NORESERVE |
                                 (hugetlb ? MAP_HUGETLB : 0),
                             -1, 0);
         if (!hugetlb)
