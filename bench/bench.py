@@ -51,6 +51,8 @@ MOVES = {
     "sequential scan": ({"pattern": "scan"}, {}, ("remapd", "native"), 3),
     "shared memory (memfd)": ({"backend": "memfd"}, {},
                               ("remapd", "native"), 3),
+    **{f"random, {vcpus} vCPUs": ({"vcpus": vcpus}, {}, ("remapd", "native"), 1)
+       for vcpus in (2, 4, 8)},
     "random, 10 Gb/s": ({}, {"link": "10gbit"}, ALL, 3),
     "random, 1 Gb/s": ({}, {"link": "1gbit"}, ("remapd", "native", "preempt"),
                        1),
@@ -120,6 +122,11 @@ def floor(quick):
 
 # ---- moves of a VM ----
 
+def peak_bytes(process):
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10
+
+
 def bare_stream(lab):
     """MiB/s of one bare stream on this lab's link, beside a spinning process:
     what there is to be had while a guest runs."""
@@ -153,11 +160,13 @@ def moved(carrier, memory, pattern="random", backend="thp", precopy=False,
         figures = move.figures()
         timeline = move.timeline()
         vm.verify()
-    data = figures["bytes_on_wire"] / 2**20
+        peak = sum(peak_bytes(host.remapd.process) for host in lab.hosts
+                   if host.remapd)
+    seconds = figures["total_seconds" if precopy else "postcopy_seconds"]
     return {"carrier": carrier, **figures, "stream_mib_per_second": stream,
-            "rate_of_stream": data / figures["total_seconds" if precopy else
-                                             "postcopy_seconds"] / stream,
-            "timeline": timeline}
+            "rate_of_stream": figures["bytes_on_wire"] / 2**20 / seconds
+                              / stream,
+            "peak_bytes": peak, "timeline": timeline}
 
 
 def moves(quick):
@@ -229,11 +238,6 @@ def guestless(pair, **options):
 
 def daemons_cpu(pair):
     return sum(host.remapd.process.cpu_seconds() for host in pair.hosts)
-
-
-def peak_bytes(process):
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) << 10
 
 
 def sparse(gib):

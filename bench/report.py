@@ -52,6 +52,8 @@ FIGURES = (
     ("fault p99, µs", of_latency("p99"), "{:.0f}"),
     ("CPU seconds, all processes", cpu, "{:.2f}"),
     ("CPU seconds, without the guest's own", cost, "{:.2f}"),
+    ("peak memory of the daemons, MiB",
+     lambda row: row["peak_bytes"] and row["peak_bytes"] / 2**20, "{:.0f}"),
     ("MiB on the wire", lambda row: row["bytes_on_wire"] / 2**20, "{:.0f}"),
     ("huge pages kept, %",
      lambda row: None if row["huge_kept"] is None else 100 * row["huge_kept"],
@@ -207,6 +209,73 @@ def scale_text(section):
                     f"changes by a factor of {change:.2f}."]
 
 
+# ---- goals ----
+
+def middle(rows, take):
+    return median(take(row) for row in rows)
+
+
+def move_goals(section):
+    """Of the first case. The guest's own speed bounds what the first second
+    can be, whoever carries."""
+    case = section["rows"][0]["case"]
+    carriers = by([row for row in section["rows"] if row["case"] == case],
+                  "carrier")
+    ours, copy, native, preempt = (
+        carriers[name] for name in ("remapd", "remapd-copy", "native",
+                                    "preempt"))
+
+    def against(rows, theirs, take):
+        return middle(rows, take) / middle(theirs, take)
+
+    def first(row):
+        return row["guest_operations_first_second"]
+
+    waits = of_waits("p99_us")
+    most = (middle(ours, lambda row: row["guest_operations_per_second_before"])
+            / middle(preempt, first))
+    yield ("time to drain, of QEMU's alone",
+           against(ours, native, lambda row: row["postcopy_seconds"]), "≤", .33)
+    yield ("rate, of a bare stream's",
+           middle(ours, lambda row: row["rate_of_stream"]), "≥", 0.9)
+    yield (f"guest's work in the first second, of preempt's (undisturbed it "
+           f"would be {most:.1f})", against(ours, preempt, first), "≥", 20)
+    yield ("guest's waits p99, of preempt's",
+           against(ours, preempt, waits), "≤", 0.2)
+    yield ("the same with engine copy",
+           against(copy, preempt, waits), "≤", 0.2)
+    yield "huge pages kept", middle(ours, lambda row: row["huge_kept"]), "≥", .99
+    yield ("CPU without the guest's own, of QEMU's alone",
+           against(ours, native, cost), "≤", 0.5)
+
+
+def goals(result):
+    """What is wanted of remapd: name, what was found, a bound."""
+    if "moves" in result:
+        yield from move_goals(result["moves"])
+    if "moves" in result and "floor" in result:
+        ours = [row for row in result["moves"]["rows"]
+                if row["carrier"] == "remapd" and row["case"] == "random"]
+        bare = [row for row in result["floor"]["rows"] if row["link"] == "none"]
+        yield ("fault p50, of a bare answer of 2 MiB",
+               middle(ours, of_latency("p50"))
+               / middle(bare, lambda row: row["p50_us_2m"]), "≤", 1.5)
+    if "scale" in result:
+        sizes = by(result["scale"]["sizes"], "mib")
+        change = [middle(sizes[mib], lambda row: nanoseconds_a_page(
+            row, "cpu_seconds")) for mib in (max(sizes), min(sizes))]
+        yield (f"CPU a page at {max(sizes)} MiB, of that at {min(sizes)}",
+               change[0] / change[1], "≤", 1.1)
+
+
+def goals_text(result):
+    rows = [[name, f"{found:.2f}", f"{sign} {bound}",
+             "yes" if (found <= bound if sign == "≤" else found >= bound)
+             else "no"]
+            for name, found, sign, bound in goals(result)]
+    return ["## Goals", "", *table(["", "found", "goal", "reached"], rows)]
+
+
 # ---- plots ----
 
 def save(figure, output, name):
@@ -321,6 +390,7 @@ def write(result, output):
              f"{machine['kernel']}; guests under {machine['accelerator']}. "
              + ("A quick run: few rounds, one case." if result["quick"] else "")
              + " Made by `make bench`."]
+    lines += ["", *goals_text(result)]
     for name, (text, plots) in SECTIONS.items():
         if name not in result:
             continue
