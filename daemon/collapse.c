@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "collapse.h"
 
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 
 #include "log.h"
@@ -16,6 +21,7 @@
 #define RUN_GRANULES      16
 #define DRAINING_GRANULES 4 /* the end of the drain waits for a run */
 #define LOOK_NS           20000000
+#define ALLOW_LOOKS       250 /* till all have heard that post-copy is over */
 #define GRANULE_PAGES     (HUGE_BYTES / PAGE_BYTES)
 
 void collapser_init(struct collapser *collapser,
@@ -25,12 +31,16 @@ void collapser_init(struct collapser *collapser,
     *collapser = (struct collapser){
         .table = table, .map = map, .status = status, .pidfd = -1};
     pageset_init(&collapser->pieces, table->pages / GRANULE_PAGES);
+    pageset_init(&collapser->shared, table->pages / GRANULE_PAGES);
 }
 
 void collapser_fini(struct collapser *collapser)
 {
     thread_join(&collapser->thread);
     pageset_fini(&collapser->pieces);
+    pageset_fini(&collapser->shared);
+    for (unsigned i = 0; i < STATS_MAX_FAULTERS; i++)
+        faulter_put(collapser->faulters[i]);
     if (collapser->pidfd >= 0)
         close(collapser->pidfd);
 }
@@ -41,6 +51,17 @@ bool collapser_note(struct collapser *collapser, uint64_t page)
         return false;
     pageset_add(&collapser->pieces, page / GRANULE_PAGES, 1);
     return true;
+}
+
+void collapser_note_shared(struct collapser *collapser, uint64_t page)
+{
+    pageset_add(&collapser->shared, page / GRANULE_PAGES, 1);
+}
+
+void collapser_share(struct collapser *collapser, struct faulters *faulters)
+{
+    for (unsigned i = FAULTER_QEMU; i < STATS_MAX_FAULTERS; i++)
+        collapser->faulters[i] = faulter_get(faulters, i);
 }
 
 /* A piece whose last page is there, too. */
@@ -68,34 +89,36 @@ static uint64_t ready_run(const struct collapser *collapser, uint64_t first)
     return next - first;
 }
 
-static bool collapse(const struct collapser *collapser, uint64_t first,
+/* Make huge pages of @granules from number @first on, where @block is mapped in
+ * the process. */
+static bool collapse(int pidfd, const struct block *block, uint64_t first,
                      uint64_t granules)
 {
-    const struct block *block =
-        block_table_page(collapser->table, first * GRANULE_PAGES);
     uint64_t page = first * GRANULE_PAGES - block->first_page;
     struct iovec range = {
         (void *)(uintptr_t)(block->hva + page * PAGE_BYTES),
         granules * HUGE_BYTES,
     };
 
-    return syscall(SYS_process_madvise, collapser->pidfd, &range, 1,
-                   MADV_COLLAPSE, 0) == (long)range.iov_len;
+    return syscall(SYS_process_madvise, pidfd, &range, 1, MADV_COLLAPSE, 0) ==
+           (long)range.iov_len;
 }
 
 static void collapse_run(struct collapser *collapser, uint64_t first,
                          uint64_t granules)
 {
+    const struct block *block =
+        block_table_page(collapser->table, first * GRANULE_PAGES);
     uint64_t mask[PAGESET_MASK_WORDS];
 
     mask_fill(mask, (unsigned)granules);
     pageset_take(&collapser->pieces, first, (unsigned)granules, mask);
     collapser->tried += granules;
-    if (collapse(collapser, first, granules))
+    if (collapse(collapser->pidfd, block, first, granules))
         collapser->huge += granules;
     else
         for (uint64_t i = 0; granules > 1 && i < granules; i++)
-            collapser->huge += collapse(collapser, first + i, 1);
+            collapser->huge += collapse(collapser->pidfd, block, first + i, 1);
 }
 
 /* The guest's own page faults wait for a collapse, and it takes a CPU: leave
@@ -130,6 +153,108 @@ static void collapse_all_ready(struct collapser *collapser)
     }
 }
 
+/* ---- shared memory ---- */
+
+/* Does the kernel keep this memory in huge pages? Then it has mapped them for
+ * us, who have asked for it. Where none are wanted none are made. */
+static bool is_huge(const struct block *block)
+{
+    AUTO_FCLOSE FILE *smaps = fopen("/proc/self/smaps", "re");
+    uintptr_t map = (uintptr_t)block->map;
+    unsigned long start, end, kib;
+    char line[512];
+    bool inside = false;
+
+    while (smaps && fgets(line, sizeof(line), smaps)) {
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            inside = start >= map && start < map + block->length;
+        else if (inside && sscanf(line, "ShmemPmdMapped: %lu", &kib) == 1 &&
+                 kib)
+            return true;
+    }
+    return false;
+}
+
+static FILE *maps_open(pid_t pid)
+{
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+    return fopen(path, "re");
+}
+
+/* Has the process mapped this memory there? We have QEMU's word only. */
+static bool has_mapped(pid_t pid, const struct faulter_region *region)
+{
+    uint64_t base = region->block.hva + region->offset;
+    unsigned long start, end, offset, inode;
+    unsigned dev_major, dev_minor;
+    char line[512];
+    struct stat file;
+    AUTO_FCLOSE FILE *maps = maps_open(pid);
+
+    if (fstat(region->block.fd, &file))
+        return false;
+    while (maps && fgets(line, sizeof(line), maps)) {
+        if (sscanf(line, "%lx-%lx %*s %lx %x:%x %lu", &start, &end, &offset,
+                   &dev_major, &dev_minor, &inode) == 6 &&
+            start <= base && base < end)
+            return base + region->length <= end &&
+                   makedev(dev_major, dev_minor) == file.st_dev &&
+                   inode == file.st_ino &&
+                   offset + base - start ==
+                       region->block.fd_offset + region->offset;
+    }
+    return false;
+}
+
+static void collapse_region(const struct collapser *collapser, int pidfd,
+                            const struct faulter_region *region,
+                            uint64_t *tried, uint64_t *huge)
+{
+    const struct block *block = &region->block;
+    uint64_t first = block->first_page + region->offset / PAGE_BYTES;
+    uint64_t end = (first + region->length / PAGE_BYTES) / GRANULE_PAGES;
+    uint64_t granule = (first + GRANULE_PAGES - 1) / GRANULE_PAGES;
+    unsigned looks = 0;
+
+    for (granule = pageset_next(&collapser->shared, granule); granule < end;
+         granule = pageset_next(&collapser->shared, granule + 1)) {
+        uint64_t start = now_ns();
+        bool done = collapse(pidfd, block, granule, 1);
+
+        while (!done && errno == EINVAL && looks++ < ALLOW_LOOKS) {
+            nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
+            start = now_ns();
+            done = collapse(pidfd, block, granule, 1);
+        }
+        *huge += done;
+        ++*tried;
+        rest(collapser, now_ns() - start);
+    }
+}
+
+static void collapse_faulter(const struct collapser *collapser,
+                             const struct faulter *faulter)
+{
+    AUTO_CLOSE int pidfd = (int)syscall(SYS_pidfd_open, faulter->pid, 0);
+    uint64_t tried = 0, huge = 0;
+
+    for (unsigned i = 0; pidfd >= 0 && i < faulter->count; i++) {
+        const struct faulter_region *region = &faulter->regions[i];
+        const struct block *block = &region->block;
+
+        if (block->map && block->page_size == PAGE_BYTES &&
+            block->hva % HUGE_BYTES == 0 && is_huge(block) &&
+            has_mapped(faulter->pid, region))
+            collapse_region(collapser, pidfd, region, &tried, &huge);
+    }
+    if (tried)
+        log_info("%s has %llu of %llu granules of shared memory as huge pages",
+                 faulter->stats->name, (unsigned long long)huge,
+                 (unsigned long long)tried);
+}
+
 static void collapse_main(void *opaque)
 {
     struct collapser *collapser = opaque;
@@ -146,6 +271,10 @@ static void collapse_main(void *opaque)
                  "again",
                  (unsigned long long)collapser->huge,
                  (unsigned long long)collapser->tried);
+    for (unsigned i = FAULTER_QEMU; i < STATS_MAX_FAULTERS; i++) {
+        if (collapser->faulters[i])
+            collapse_faulter(collapser, collapser->faulters[i]);
+    }
 }
 
 void collapser_start(struct collapser *collapser, pid_t pid, bool draining)

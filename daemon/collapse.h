@@ -1,9 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Huge pages for granules that arrived in pieces, behind the guest. */
+/*
+ * Huge pages for granules that arrived in pieces, behind the guest.
+ *
+ * Shared memory always does: the network writes it into huge pages, if the
+ * kernel has some for it, but a userfaultfd maps them page by page. Once all is
+ * there they are mapped whole, for QEMU and for the back ends.
+ */
 #ifndef REMAPD_COLLAPSE_H
 #define REMAPD_COLLAPSE_H
 
 #include "block.h"
+#include "faulter.h"
 #include "pagemap.h"
 #include "thread.h"
 
@@ -11,11 +18,14 @@ struct collapser {
     const struct block_table *table;
     const struct pagemap *map;
     struct pageset pieces; /* granules of HUGE_BYTES that came in pieces */
+    struct pageset shared; /* those of shared memory */
     struct thread_status *status;
     struct thread thread;
-    int pidfd;            /* the QEMU */
-    bool draining;        /* pages are still missing */
-    uint64_t tried, huge; /* granules; of the thread */
+    int pidfd;                                    /* the QEMU */
+    bool draining;                                /* pages are still missing */
+    uint64_t tried, huge;                         /* granules; of the thread */
+    struct faulter *faulters[STATS_MAX_FAULTERS]; /* held; who has mapped the
+                                                     shared ones */
 };
 
 /** collapser_init() - for the granules of @table, whose pages @map knows; none
@@ -30,6 +40,14 @@ void collapser_fini(struct collapser *collapser);
 /** collapser_note() - pages of the granule around page number @page were placed
  * on their own. Any thread. Return: whether it was not known yet. */
 bool collapser_note(struct collapser *collapser, uint64_t page);
+
+/** collapser_note_shared() - the same for a page of shared memory. */
+void collapser_note_shared(struct collapser *collapser, uint64_t page);
+
+/** collapser_share() - have the shared granules mapped whole for @faulters, of
+ * which those are held that there are now. Main thread, before the last
+ * collapser_start(). */
+void collapser_share(struct collapser *collapser, struct faulters *faulters);
 
 /**
  * collapser_start() - in a thread, have the kernel make a huge page of each

@@ -126,7 +126,8 @@ static void faulter_wake(const struct faulter *faulter)
 }
 
 int faulters_set(struct faulters *faulters, unsigned index, const char *name,
-                 int uffd, const struct faulter_region *regions, unsigned count)
+                 pid_t pid, int uffd, const struct faulter_region *regions,
+                 unsigned count)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = index};
     struct faulter *faulter;
@@ -141,6 +142,7 @@ int faulters_set(struct faulters *faulters, unsigned index, const char *name,
         return -errno;
     faulter = xcalloc(1, sizeof(*faulter) + count * sizeof(*regions));
     faulter->refs = 1;
+    faulter->pid = pid;
     faulter->target.uffd = fd;
     faulter->target.stats = faulters->stats;
     faulter->stats = &faulters->stats->faulters[index];
@@ -165,7 +167,7 @@ void faulters_wake(struct faulters *faulters)
     }
 }
 
-int faulters_set_qemu(struct faulters *faulters, int uffd,
+int faulters_set_qemu(struct faulters *faulters, pid_t pid, int uffd,
                       const struct block_table *table)
 {
     AUTO_FREE struct faulter_region *regions =
@@ -175,7 +177,7 @@ int faulters_set_qemu(struct faulters *faulters, int uffd,
         regions[i].block = table->blocks[i];
         regions[i].length = table->blocks[i].length;
     }
-    return faulters_set(faulters, FAULTER_QEMU, "qemu", uffd, regions,
+    return faulters_set(faulters, FAULTER_QEMU, "qemu", pid, uffd, regions,
                         table->count);
 }
 

@@ -30,6 +30,7 @@ struct faulter {
     _Atomic unsigned refs;
     struct place_target target; /* its uffd is this faulter's alone */
     struct stats_faulter *stats;
+    pid_t pid; /* 0: not known */
     unsigned count;
     struct faulter_region regions[];
 };
@@ -60,15 +61,16 @@ void faulters_free(struct faulters *faulters);
  * @uffd: non-blocking; duplicated
  * @regions: @count of them, copied; 0: it is gone
  * @name: up to 63 characters, for the figures
+ * @pid: its process, or 0
  *
  * Main thread. Return: 0 or -errno.
  */
 int faulters_set(struct faulters *faulters, unsigned index, const char *name,
-                 int uffd, const struct faulter_region *regions,
+                 pid_t pid, int uffd, const struct faulter_region *regions,
                  unsigned count);
 
 /** faulters_set_qemu() - the same for QEMU: its regions are the blocks. */
-int faulters_set_qemu(struct faulters *faulters, int uffd,
+int faulters_set_qemu(struct faulters *faulters, pid_t pid, int uffd,
                       const struct block_table *table);
 
 /** faulters_poll_fd() - an epoll descriptor: readable where somebody faults,

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 
 #include "place.h"
 
@@ -25,12 +26,19 @@ static int continue_data(const struct place_target *target,
     return error;
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 /* A page of a memfd that nobody has written yet is zero, but it must be in the
- * page cache, or there is nothing to map. fallocate() puts it there. */
+ * page cache, or there is nothing to map. fallocate() puts it there; but only
+ * our mapping says that huge pages are wanted. */
 static int continue_zero(const struct place_target *target,
                          const struct block *block, uint64_t offset,
                          uint64_t length, uint64_t *done)
 {
+    if (block->page_size == PAGE_BYTES)
+        madvise(block->map + offset, length, MADV_POPULATE_WRITE);
     if (fallocate(block->fd, 0, (off_t)(block->fd_offset + offset),
                   (off_t)length))
         return errno;

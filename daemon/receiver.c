@@ -183,9 +183,12 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
         atomic_fetch_add(&receiver->target.stats->huge_pages, 1);
     if (ret != -EAGAIN)
         return ret;
-    /* Zeros alone may be a hole at the source: no memory for them here. */
-    if (place_ops_of(engine)->huge && mask_count(data) &&
-        collapser_note(&receiver->collapser, frame_first_page(frame)))
+    /* Zeros alone may be a hole at the source: no memory for them here. Shared
+     * ones have it already. */
+    if (place_ops_of(engine)->in_place)
+        collapser_note_shared(&receiver->collapser, frame_first_page(frame));
+    else if (place_ops_of(engine)->huge && mask_count(data) &&
+             collapser_note(&receiver->collapser, frame_first_page(frame)))
         atomic_fetch_add(&receiver->target.stats->pieces, 1);
     ret = place_runs(thread, frame, data, from);
     return ret ? ret : place_runs(thread, frame, zero, NULL);
@@ -474,8 +477,8 @@ void receiver_stop(struct receiver *receiver)
 
 void receiver_collapse(struct receiver *receiver, pid_t pid)
 {
-    if (receiver->collapses)
-        collapser_start(&receiver->collapser, pid, false);
+    collapser_share(&receiver->collapser, receiver->faulters);
+    collapser_start(&receiver->collapser, pid, false);
 }
 
 bool receiver_ended(const struct receiver *receiver)

@@ -91,9 +91,9 @@ bool receiver_stalls(struct receiver *receiver, uint64_t patience_ns,
  * as they are. */
 void receiver_stop(struct receiver *receiver);
 
-/** receiver_collapse() - make huge pages of what is left of what an engine that
- * can place them had to place in pieces; see collapse.h. After the threads'
- * end: another one then runs, for receiver_ended() to wait for. */
+/** receiver_collapse() - make huge pages of what is left of what came in
+ * pieces, also for the faulters that there are; see collapse.h. After the
+ * threads' end: another one then runs, for receiver_ended() to wait for. */
 void receiver_collapse(struct receiver *receiver, pid_t pid);
 
 /** receiver_ended() - have they? The eventfd is written when they have. */

@@ -427,7 +427,8 @@ static void on_attach(struct session *session,
         return;
     }
     destination->faulters = faulters_new(&session->stats);
-    if (faulters_set_qemu(destination->faulters, *fd, table)) {
+    if (faulters_set_qemu(destination->faulters, handoff_pid(session->handoff),
+                          *fd, table)) {
         session_lost(session, "there are too many open files");
         return;
     }
@@ -534,7 +535,8 @@ static void set_faulter(struct session *session)
     const struct handoff_faulter *message = &destination->arriving.message;
     uint32_t count = destination->arriving.count;
     int ret = faulters_set(destination->faulters, be32toh(message->index),
-                           message->name, destination->arriving.uffd,
+                           message->name, (pid_t)be32toh(message->pid),
+                           destination->arriving.uffd,
                            destination->arriving.regions, count);
 
     session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE,
@@ -651,11 +653,11 @@ static void detach_if_ended(struct session *session)
         return;
     close(destination->uffd);
     destination->uffd = -1;
-    faulters_free(destination->faulters);
-    destination->faulters = NULL;
     handoff_send(session->handoff, HANDOFF_DETACHED, NULL, 0);
     if (session->state == SESSION_COMPLETE)
         receiver_collapse(destination->receiver, handoff_pid(session->handoff));
+    faulters_free(destination->faulters);
+    destination->faulters = NULL;
     session_close(session);
 }
 

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -51,8 +52,15 @@ static inline void cleanup_free(void *pointer)
     free(*(void **)pointer);
 }
 
-#define AUTO_CLOSE __attribute__((cleanup(cleanup_close)))
-#define AUTO_FREE  __attribute__((cleanup(cleanup_free)))
+static inline void cleanup_fclose(FILE **file)
+{
+    if (*file)
+        fclose(*file);
+}
+
+#define AUTO_CLOSE  __attribute__((cleanup(cleanup_close)))
+#define AUTO_FCLOSE __attribute__((cleanup(cleanup_fclose)))
+#define AUTO_FREE   __attribute__((cleanup(cleanup_free)))
 
 /** xcalloc() - zeroed memory or the end of the program; never for a size that
  * a peer chose without a bound. Any thread. */

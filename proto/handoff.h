@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define HANDOFF_MAGIC 0x524d5048u /* "RMPH" */
-#define HANDOFF_VERSION 1
+#define HANDOFF_VERSION 2
 #define HANDOFF_MAX_BYTES 4096
 #define HANDOFF_TICKET_MAX_BYTES 384
 #define HANDOFF_TEXT_MAX_BYTES 1024
@@ -133,6 +133,8 @@ struct handoff_attach {
 struct handoff_faulter {
     uint32_t index;   /* 1 to HANDOFF_MAX_FAULTERS - 1; 0 is QEMU itself */
     uint32_t regions; /* 0: it is gone, or accesses nothing */
+    uint32_t pid;     /* its process, 0 if that is not known: to have huge pages
+                         mapped there */
     char name[64];    /* always the same for one index */
 } __attribute__((packed));
 
@@ -161,7 +163,7 @@ _Static_assert(sizeof(struct handoff_ticket) == 386, "handoff_ticket");
 _Static_assert(sizeof(struct handoff_block) == 296, "handoff_block");
 _Static_assert(sizeof(struct handoff_prepare) == 4, "handoff_prepare");
 _Static_assert(sizeof(struct handoff_attach) == 12, "handoff_attach");
-_Static_assert(sizeof(struct handoff_faulter) == 72, "handoff_faulter");
+_Static_assert(sizeof(struct handoff_faulter) == 76, "handoff_faulter");
 _Static_assert(sizeof(struct handoff_region) == 40, "handoff_region");
 _Static_assert(sizeof(struct handoff_progress) == 24, "handoff_progress");
 

@@ -9,7 +9,7 @@ import signal
 import tempfile
 
 from . import hosts
-from .basics import Failed, bytes_of, pid_alive
+from .basics import Failed, bytes_of, pid_alive, run
 from .daemon import Remapd
 from .guest import Guest
 from .hosts import Host
@@ -27,6 +27,8 @@ def sweep():
     HugePages.sweep()
     for directory in pathlib.Path(tempfile.gettempdir()).glob(DIRECTORY + "*"):
         if not pid_alive(directory.name.split("-")[-2]):
+            if os.path.ismount(directory / "tmpfs"):
+                run("umount", str(directory / "tmpfs"))
             shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -79,9 +81,19 @@ class Lab:
 
     def vm(self, name, host=0, memory="1G", backend="thp", **config):
         check_backend(backend)
+        if backend == "tmpfs":
+            self.mount_tmpfs()
         config = Config(name, memory=bytes_of(memory), backend=backend,
-                        **config)
+                        directory=self.directory, **config)
         return Vm(self, config, self.hosts[host])
+
+    def mount_tmpfs(self):
+        place = self.directory / "tmpfs"
+        if not place.exists():
+            place.mkdir()
+            run("mount", "-t", "tmpfs", "-o", "huge=advise", "remapd-lab",
+                str(place))
+            self.stack.callback(run, "umount", str(place))
 
     def close_at_end(self, thing):
         self.stack.callback(thing.close)

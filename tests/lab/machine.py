@@ -9,7 +9,8 @@ import tempfile
 
 from .basics import TOP, Failed, Process, Refused, run, wait_until
 from .guest import GUESTS, MARKER
-from .memory import BACKENDS, huge_bytes, huge_granules, thp_of
+from .memory import (BACKENDS, huge_bytes, huge_granules, mapped_elsewhere,
+                     thp_of)
 from .qmp import Qmp
 from .vhost import BackEnd
 
@@ -57,7 +58,7 @@ class Config:
 
     def __init__(self, name, guest="linux", vcpus=1, memory=1 << 30,
                  backend="thp", accel="tcg", options=None, devices=(),
-                 arguments=()):
+                 arguments=(), directory=None):
         if accel not in ACCELERATORS:
             raise Refused(f"ACCEL={accel}: allowed are "
                           f"{', '.join(ACCELERATORS)}")
@@ -68,6 +69,7 @@ class Config:
         self.vcpus = vcpus
         self.memory = memory
         self.backend = backend
+        self.memory_object = BACKENDS[backend].format(directory=directory)
         self.accel = accel
         self.options = options or {}
         self.devices = devices
@@ -83,7 +85,7 @@ class Config:
             qemu, *(word for path in FIRMWARE for word in ("-L", path)),
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
             "-name", f"guest={self.name}", *ACCELERATORS[self.accel],
-            "-object", f"{BACKENDS[self.backend]},id=ram0,size={self.memory}",
+            "-object", f"{self.memory_object},id=ram0,size={self.memory}",
             "-machine", "pc,memory-backend=ram0", "-m",
             f"size={self.memory}B,slots=1,maxmem={2 * self.memory}B",
             "-smp", str(self.vcpus), *GUESTS[self.guest], "-append", append,
@@ -150,6 +152,12 @@ class Machine:
     def huge_bytes(self):
         """Guest memory that this QEMU has in huge pages."""
         return huge_bytes(self.pid, [self.blocks()["ram0"]])
+
+    def huge_bytes_of(self, back_end):
+        """Guest memory that this back end has in huge pages."""
+        pid = self.back_ends[back_end].process.pid
+        return huge_bytes(pid, mapped_elsewhere(
+            self.pid, self.blocks()["ram0"][0], pid))
 
     def close(self):
         self.process.close()

@@ -24,11 +24,13 @@ PM_SCAN_ARG = struct.Struct("=12Q") # struct pm_scan_arg of linux/fs.h
 PAGE_REGION = struct.Struct("=3Q")  # struct page_region
 PAGE_IS_PFNZERO, PAGE_IS_HUGE = 1 << 5, 1 << 6
 
-# name: QEMU's memory object, but for its id and size
+# name: QEMU's memory object, but for its id and size; tmpfs has huge pages where
+# somebody asks for them, which the host's memfds have if it is set so
 BACKENDS = {
     "anon": "memory-backend-ram",
     "thp": "memory-backend-ram",
     "memfd": "memory-backend-memfd,share=on",
+    "tmpfs": "memory-backend-file,share=on,mem-path={directory}/tmpfs",
     "hugetlb": "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,share=on",
 }
 
@@ -144,6 +146,22 @@ def huge_bytes(pid, blocks):
                      "Shared_Hugetlb:", "Private_Hugetlb:")):
                 total += int(line.split()[1]) << 10
     return total
+
+
+def mappings(pid):
+    """Of a process: start, end, and the file, by device and inode."""
+    with open(f"/proc/{pid}/maps", encoding="ascii") as maps:
+        for line in maps:
+            addresses, _, _, device, inode = line.split()[:5]
+            yield *(int(a, 16) for a in addresses.split("-")), (device, inode)
+
+
+def mapped_elsewhere(pid, hva, other):
+    """Where `other` has mapped the file that is at an address of `pid`: blocks
+    as in huge_bytes()."""
+    file = next(file for start, end, file in mappings(pid) if start <= hva < end)
+    return [(start, end - start) for start, end, mapped in mappings(other)
+            if mapped == file]
 
 
 def huge_granules(pid, hva, length):

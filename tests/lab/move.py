@@ -149,10 +149,17 @@ class Move:
                     raise Failed(f"migration {status}: {self.error()}")
 
     def error(self):
-        return "; ".join(
-            f"{side}: {machine.qmp('query-migrate').get('error-desc', '-')}"
-            for side, machine in (("source", self.source),
-                                  ("destination", self.destination)))
+        """What the QEMUs say; one that ends says it in its log."""
+        said = []
+        for side, machine in (("source", self.source),
+                              ("destination", self.destination)):
+            try:
+                said.append(f"{side}: " + machine.qmp("query-migrate").get(
+                    "error-desc", "-"))
+            except Failed:
+                machine.process.child.wait(10)
+                said.append(f"{side}: {machine.process.output()}")
+        return "; ".join(said)
 
     def cancel(self):
         self.source.qmp("migrate_cancel")

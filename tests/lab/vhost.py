@@ -2,11 +2,23 @@
 """vhost-user devices: a process beside each QEMU that has the guest's memory
 mapped too."""
 
+import contextlib
+import os
 import pathlib
+import socket
+import struct
+import threading
 
 from .basics import wait_until
 
 UDP_PORT = 5555
+
+
+# Of the vhost-user protocol.
+SET_MEM_TABLE, ADVISE, LISTEN, END, ADD_MEM_REG = 5, 28, 29, 30, 37
+HEADER = struct.Struct("=III") # request, flags, bytes of the payload
+REPLY = 1 << 2
+MAX_FDS = 64
 
 
 class Disk:
@@ -14,8 +26,9 @@ class Disk:
     program, or its storage daemon; as `nobody` it has no userfaultfd."""
 
     word = "disk"
+    tamper = None # see Relay; at the destination
 
-    def __init__(self, path, size=2 << 20, daemon=False, nobody=False):
+    def __init__(self, path, size=512 << 10, daemon=False, nobody=False):
         self.path = path
         self.daemon = daemon
         self.nobody = nobody
@@ -46,6 +59,7 @@ class Net:
     a cable to each host, so that the guest keeps its address."""
 
     word = "net"
+    tamper = None
 
     def __init__(self, lab):
         first = lab.hosts[0]
@@ -73,6 +87,64 @@ class Net:
                 "-device", "virtio-net-pci,netdev=net,romfile="]
 
 
+class Relay:
+    """Between QEMU and a back end: `tamper(request, reply, payload, fds)` sees
+    each message, and may change the last two."""
+
+    def __init__(self, path, real, tamper):
+        self.real = str(real)
+        self.tamper = tamper
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                qemu = self.listener.accept()[0]
+            except OSError:
+                return
+            back_end = socket.socket(socket.AF_UNIX)
+            try:
+                # A QEMU that has left again would end the back end.
+                if not qemu.recv(1, socket.MSG_PEEK):
+                    raise ConnectionResetError
+                back_end.connect(self.real)
+            except OSError: # nobody there: QEMU tries again
+                qemu.close()
+                continue
+            for ends in ((qemu, back_end), (back_end, qemu)):
+                threading.Thread(target=self._carry, args=ends,
+                                 daemon=True).start()
+
+    def _carry(self, source, target):
+        with contextlib.suppress(OSError):
+            while self._carry_one(source, target):
+                pass
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _carry_one(self, source, target):
+        header, fds, _, _ = socket.recv_fds(source, HEADER.size, MAX_FDS)
+        if len(header) < HEADER.size:
+            return False
+        request, flags, size = HEADER.unpack(header)
+        payload = bytearray()
+        while len(payload) < size:
+            payload += source.recv(size - len(payload))
+        self.tamper(request, bool(flags & REPLY), payload, fds)
+        socket.send_fds(target, [header + payload], fds)
+        for fd in fds:
+            os.close(fd)
+        return True
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
 class BackEnd:
     """The process of one device on one host, and what QEMU is told of it."""
 
@@ -80,9 +152,13 @@ class BackEnd:
         self.host = host
         self.name = device.word
         self.socket = pathlib.Path(f"{place}.{self.name}")
+        path, self.relay = self.socket, None
+        if device.tamper and host.letter == "b":
+            self.socket = pathlib.Path(f"{place}.{self.name}.real")
+            self.relay = Relay(path, self.socket, device.tamper)
         self.command = device.command(host, tools, self.socket)
         self.arguments = [
-            "-chardev", f"socket,id={self.name},path={self.socket},"
+            "-chardev", f"socket,id={self.name},path={path},"
                         "reconnect-ms=100", *device.device(self.name)]
         self.start()
 
@@ -100,4 +176,6 @@ class BackEnd:
         self.process.child.wait()
 
     def close(self):
+        if self.relay:
+            self.relay.close()
         self.process.close()

@@ -762,7 +762,7 @@ def destination_asks_and_does_not_read():
 
 # ---- a malicious QEMU ----
 
-def handoff(magic=0x524d5048, version=1, kind=HELLO, body=b""):
+def handoff(magic=0x524d5048, version=HANDOFF_VERSION, kind=HELLO, body=b""):
     return struct.pack(">IHH", magic, version, kind) + body
 
 
@@ -839,7 +839,7 @@ def qemu_hands_over_descriptors_that_nobody_wants():
 BODIES = {HELLO: HELLO_BODY, TICKET: bytes(386), BLOCK: bytes(296),
           PREPARE: struct.pack(">I", 1), SWITCHOVER: struct.pack(">I", 1),
           ATTACH: struct.pack(">IQ", 1, 0), DETACH: b"", PLACER: bytes(16),
-          FAULTER: struct.pack(">II64s", 1, 1, b"late"),
+          FAULTER: struct.pack(">III64s", 1, 1, 0, b"late"),
           REGION: struct.pack(">IIQQQQ", 1, 0, 0, PAGE, PAGE, PAGE)}
 KINDS = {"hello": HELLO, "ticket": TICKET, "block": BLOCK, "prepare": PREPARE,
          "switchover": SWITCHOVER, "attach": ATTACH, "detach": DETACH,

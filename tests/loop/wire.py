@@ -24,6 +24,7 @@ HUGE = 2 << 20
 PATIENCE = 20.0 # seconds; a sanitizer is slow
 
 # proto/handoff.h
+HANDOFF_VERSION = 2
 (HELLO, TICKET, BLOCK, PREPARE, SWITCHOVER, ATTACH, DETACH, PLACER, FAULTER,
  REGION, RETURN) = range(1, 12)
 (WELCOME, JOINED, PREPARED, ATTACHED, PROGRESS, COMPLETE, DETACHED, PAUSED,
@@ -55,7 +56,8 @@ class Qemu:
         self.socket.sendmsg([packet], ancillary)
 
     def send(self, kind, body=b"", fds=()):
-        self.raw(struct.pack(">IHH", 0x524d5048, 1, kind) + body, fds)
+        self.raw(struct.pack(">IHH", 0x524d5048, HANDOFF_VERSION, kind) + body,
+                 fds)
 
     def recv(self):
         """(type, body), or None if remapd has closed the connection. What it

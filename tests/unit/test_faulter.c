@@ -54,7 +54,7 @@ static void finds_what_a_back_end_has_mapped(void **state)
     (void)state;
     table_of_three(&table);
     assert_int_equal(faulter_region_parse(&table, &message, &region, error), 0);
-    assert_int_equal(faulters_set(faulters, 3, "disk", fd, &region, 1), 0);
+    assert_int_equal(faulters_set(faulters, 3, "disk", 0, fd, &region, 1), 0);
     assert_string_equal(stats->faulters[3].name, "disk");
     assert_null(faulter_get(faulters, FAULTER_QEMU));
     faulter = faulter_get(faulters, 3);
@@ -67,7 +67,7 @@ static void finds_what_a_back_end_has_mapped(void **state)
     assert_null(faulter_region_at(faulter, 0x7000 * PAGE_BYTES + 2 * MIB));
 
     /* Gone for all who come, not for who holds it; its name stays. */
-    assert_int_equal(faulters_set(faulters, 3, "disk", -1, NULL, 0), 0);
+    assert_int_equal(faulters_set(faulters, 3, "disk", 0, -1, NULL, 0), 0);
     assert_null(faulter_get(faulters, 3));
     assert_non_null(faulter_region_at(faulter, 0x7000 * PAGE_BYTES));
     faulter_put(faulter);
@@ -88,7 +88,7 @@ static void finds_what_qemu_has_mapped(void **state)
 
     (void)state;
     table_of_three(&table);
-    assert_int_equal(faulters_set_qemu(faulters, fd, &table), 0);
+    assert_int_equal(faulters_set_qemu(faulters, 0, fd, &table), 0);
     faulter = faulter_get(faulters, FAULTER_QEMU);
     for (uint32_t i = 0; i < table.count; i++) {
         uint64_t hva = table.blocks[i].hva;
@@ -121,13 +121,13 @@ static void polls_only_those_that_are_there(void **state)
     (void)state;
     table_of_three(&table);
     assert_int_equal(faulter_region_parse(&table, &message, &region, error), 0);
-    assert_int_equal(faulters_set(faulters, 2, "net", fd, &region, 1), 0);
+    assert_int_equal(faulters_set(faulters, 2, "net", 0, fd, &region, 1), 0);
     assert_int_equal(epoll_wait(faulters_poll_fd(faulters), &event, 1, 0), 1);
     assert_int_equal(event.data.u32, 2);
     /* The same descriptor again, as QEMU hands it over again. */
-    assert_int_equal(faulters_set(faulters, 2, "net", fd, &region, 1), 0);
+    assert_int_equal(faulters_set(faulters, 2, "net", 0, fd, &region, 1), 0);
     assert_int_equal(epoll_wait(faulters_poll_fd(faulters), &event, 1, 0), 1);
-    assert_int_equal(faulters_set(faulters, 2, "net", -1, NULL, 0), 0);
+    assert_int_equal(faulters_set(faulters, 2, "net", 0, -1, NULL, 0), 0);
     assert_int_equal(epoll_wait(faulters_poll_fd(faulters), &event, 1, 0), 0);
     faulters_free(faulters);
     block_table_fini(&table);

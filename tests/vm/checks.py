@@ -5,7 +5,8 @@ from harness import require
 
 # What may place the pages of each kind of memory.
 ENGINES = {"anon": ("copy", "move", "remap"), "thp": ("copy", "move", "remap"),
-           "memfd": ("continue",), "hugetlb": ("copy", "continue")}
+           "memfd": ("continue",), "tmpfs": ("continue",),
+           "hugetlb": ("copy", "continue")}
 
 
 def require_whole(vm, move):

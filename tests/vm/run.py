@@ -8,13 +8,17 @@ QEMU=PATH                    another patched QEMU
 QEMU_UPSTREAM=PATH           an unpatched one of the same version, as a peer
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import select
 import signal
+import socket
+import struct
 import sys
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -321,6 +325,52 @@ def require_refused(vm, pager):
     require(vm.machine.status() == "running", vm.machine.status())
     vm.wait_runs()
     vm.verify()
+    print("".join(f"# {line}\n" for line in said.splitlines()
+                  if "migration-pager fails" in line), end="", flush=True)
+    return said
+
+
+class OtherVersion:
+    """Before a remapd: what it answers is said to be of version 1, and what
+    QEMU says of version 99."""
+
+    def __init__(self, remapd):
+        path = remapd.handoff
+        self.real = path.rename(path.with_suffix(".real"))
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def _answer(self):
+        with contextlib.suppress(OSError), self.listener:
+            while True:
+                qemu, _ = self.listener.accept()
+                with qemu, socket.socket(socket.AF_UNIX,
+                                         socket.SOCK_SEQPACKET) as remapd:
+                    remapd.connect(str(self.real))
+                    for source, target, version in ((qemu, remapd, 99),
+                                                    (remapd, qemu, 1)):
+                        packet = bytearray(source.recv(4096))
+                        struct.pack_into(">H", packet, 4, version)
+                        target.send(packet)
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+
+
+@test(host=("a", "b"))
+def remapd_of_another_version_is_refused(host):
+    """Before the switchover, with both versions named."""
+    with Lab() as lab:
+        remapd = lab.hosts["ab".index(host)].remapd
+        lab.close_at_end(OtherVersion(remapd))
+        vm = lab.vm("small", **SMALL)
+        vm.start(pager="required")
+        said = require_refused(vm, "required")
+        require("speaks version 1 of the hand-off, QEMU speaks 2" in said, said)
+        says = "hand-off version 99, this remapd speaks 2"
+        wait_until(lambda: says in remapd.process.output(), says)
 
 
 @test

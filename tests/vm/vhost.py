@@ -6,9 +6,15 @@ vhost.py [PART OF A NAME]...   runs the tests that have one of these, or all
 ACCEL, QEMU                    as in run.py
 """
 
+import ctypes
+import fcntl
 import json
+import os
 import pathlib
 import re
+import socket
+import statistics
+import struct
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -16,9 +22,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
 from checks import require_native, require_whole
 from harness import ACCEL, Skip, main, require, test
-from lab import Failed, Lab, wait_until
+from lab import Failed, Lab, vhost, wait_until
 from lab.basics import BUILD, run as remapctl
+from lab.hosts import unshape
 from lab.move import Move
+from lab.qmp import QmpError
 from lab.vhost import Disk, Net
 
 LINUX = {"guest": "linux", "memory": "256M", "accel": ACCEL,
@@ -45,9 +53,11 @@ def wait_disk(vm, passes):
     wait_more(vm, "DISK", "passes", passes)
 
 
-def start(lab, *devices, pager="required", backend="memfd"):
+def start(lab, *devices, pager="required", backend="memfd", name="vhost",
+          arguments=()):
     """A VM that has written all of its disk once."""
-    vm = lab.vm("vhost", backend=backend, devices=devices, **LINUX)
+    vm = lab.vm(name, backend=backend, devices=devices, arguments=arguments,
+                **LINUX)
     vm.start(pager=pager)
     if any(device.word == "disk" for device in devices):
         wait_disk(vm, 1)
@@ -79,77 +89,165 @@ def disk(program):
         require_served(move, "disk")
 
 
-def stalls(vm, move):
-    """How long the move took, and the longest that the guest waited."""
+FIGURES = ("post-copy", "stopped", "memory", "disk", "network")
+
+
+def figures(vm, move):
+    """ms: how long the move took, how long nothing ran, and the longest that
+    each part of the guest waited."""
     slowest = {word: max(m["slowest_us"] for m in lines(vm, word)
                          if m.time > move.begun) for word in ("DISK", "NET")}
-    return (f"post-copy {move.postcopy_seconds():.2f} s, stopped for "
-            f"{move.downtime_seconds() * 1000:.0f} ms, longest wait of the "
-            f"guest's memory {vm.guest.newest()['mark_us'] / 1000:.0f} ms, disk "
-            f"{slowest['DISK'] / 1000:.0f} ms, network "
-            f"{slowest['NET'] / 1000:.0f} ms")
+    return [move.postcopy_seconds() * 1000, move.downtime_seconds() * 1000,
+            vm.guest.newest()["mark_us"] / 1000, slowest["DISK"] / 1000,
+            slowest["NET"] / 1000]
+
+
+def two_devices_moved(pager):
+    """The network's connection survives."""
+    with Lab(link="1gbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"), Net(lab), pager=pager)
+        wait_more(vm, "NET", "chunks", 10)
+        move = vm.move(pager=pager)
+        wait_disk(vm, 1)
+        wait_more(vm, "NET", "chunks", 10)
+        row = figures(vm, move)
+        if pager:
+            require_whole(vm, move)
+            require_served(move, "disk", "net")
+        else:
+            require_native(vm, move)
+    return row
 
 
 @test
 def two_devices_by_remapd_and_natively():
-    """With the same devices, one after the other; QEMU alone serves the same
-    back ends. The network's connection survives."""
-    for pager in ("required", None):
-        with Lab(link="1gbit") as lab:
-            vm = start(lab, Disk(lab.directory / "disk"), Net(lab), pager=pager)
-            wait_more(vm, "NET", "chunks", 10)
-            move = vm.move(pager=pager)
-            wait_disk(vm, 1)
-            wait_more(vm, "NET", "chunks", 10)
-            print(f"# {move.engine()}: {stalls(vm, move)}", flush=True)
-            if pager:
-                require_whole(vm, move)
-                require_served(move, "disk", "net")
-            else:
-                require_native(vm, move)
+    """With the same devices, taking turns; QEMU alone serves the same back
+    ends. ROUNDS=3 and more to compare."""
+    rows = {"remapd": [], "native": []}
+    for _ in range(int(os.environ.get("ROUNDS", "1"))):
+        rows["remapd"].append(two_devices_moved("required"))
+        rows["native"].append(two_devices_moved(None))
+    for way, rounds in rows.items():
+        print(f"# {way}, median of {len(rounds)}, ms: " + ", ".join(
+            f"{name} {statistics.median(values):.0f} "
+            f"({' '.join(f'{value:.0f}' for value in values)})"
+            for name, values in zip(FIGURES, zip(*rounds))), flush=True)
 
 
-@test
-def disk_of_huge_pages():
+@test(backend=("hugetlb", "tmpfs"))
+def disk_of_huge_pages(backend):
+    """The back end has them huge again, too."""
     with Lab(link="1gbit") as lab:
-        vm = start(lab, Disk(lab.directory / "disk"), backend="hugetlb")
+        vm = start(lab, Disk(lab.directory / "disk"), backend=backend)
         move = vm.move(pager="required")
         wait_disk(vm, 2)
         require_whole(vm, move)
         require_served(move, "disk")
+        total = vm.config.memory
+        # Of hugetlb who has not touched a page has not mapped it.
+        share = {"hugetlb": 0.5, "tmpfs": 0.98}[backend]
+
+        def huge():
+            return [vm.machine.huge_bytes(), vm.machine.huge_bytes_of("disk")]
+        wait_until(lambda: min(huge()) >= share * total,
+                   "QEMU and the back end have huge pages", 30, 0.2)
+        print("# of {} MiB huge pages are {} MiB in QEMU, {} MiB in the back "
+              "end".format(total >> 20, *(n >> 20 for n in huge())), flush=True)
 
 
-def disk_faults(lab):
+# ---- what changes on the way ----
+
+def faults_of(lab, name):
     """So far, of the migration that is running to host b."""
     listed = json.loads(remapctl(
         str(BUILD / "remapctl"), "--socket", str(lab.hosts[1].remapd.control),
         "--json", "list"))
     return sum(faulter["faults"] for session in listed["sessions"]
-               for faulter in session["faulters"] if faulter["name"] == "disk")
+               for faulter in session["faulters"] if faulter["name"] == name)
+
+
+def under_way(lab, **options):
+    """A move in which the disk's back end has faulted already."""
+    vm = start(lab, Disk(lab.directory / "disk"), **options)
+    move = Move(vm, pager="required")
+    move.start()
+    wait_faults(lab, "disk")
+    return move
+
+
+def wait_faults(lab, name):
+    """Until there are more of them than now."""
+    before = faults_of(lab, name)
+    wait_until(lambda: faults_of(lab, name) > before, f"{name} faults")
+
+
+def require_goes_on(move, *names):
+    """The page plane was not done yet, gets there, and all is right."""
+    require(not move.completed(), "the move was over too soon")
+    move.wait()
+    wait_disk(move.vm, 2)
+    require_whole(move.vm, move)
+    require_served(move, *names)
+
+
+def regions_of(lab, name):
+    """How many the destination's remapd was told of, each time."""
+    return [int(count) for count in re.findall(
+        rf"back end {name} (?:takes part|has gone), (\d+) regions",
+        lab.hosts[1].remapd.process.output())]
+
+
+def add_memory(machine, name):
+    machine.qmp("object-add", id=f"ram-{name}", size=128 << 20, share=True,
+                **{"qom-type": "memory-backend-memfd"})
+    machine.qmp("device_add", driver="pc-dimm", id=name, memdev=f"ram-{name}")
 
 
 @test
-def memory_added_on_the_way():
-    """The back end maps all of it anew, and what is new too."""
+def memory_added_and_removed_on_the_way():
+    """The back end maps all of it anew, each time, and what is new too."""
+    with Lab(link="10mbit") as lab:
+        move = under_way(lab)
+        add_memory(move.destination, "dimm")
+        move.destination.qmp.wait("ACPI_DEVICE_OST") # the guest has it
+        move.destination.qmp("device_del", id="dimm")
+        move.destination.qmp.wait("DEVICE_DELETED", device="dimm")
+        for host in lab.hosts:
+            unshape(host)
+        require_goes_on(move, "disk")
+        said = regions_of(lab, "disk")
+        require(max(said) > said[0] and said[-1] == said[0], f"regions: {said}")
+        print(f"# regions of the disk: {said}", flush=True)
+
+
+def refusal(call, *arguments, **named):
+    try:
+        call(*arguments, **named)
+    except QmpError as error:
+        return str(error)
+    raise Failed("QEMU has done it")
+
+
+@test
+def memory_that_qemu_lets_nobody_add_or_remove():
+    """At the source, from the start of a migration to its end."""
     with Lab(link="200mbit") as lab:
-        vm = start(lab, Disk(lab.directory / "disk"))
+        vm = start(lab, Disk(lab.directory / "disk"), arguments=(
+            "-object", "memory-backend-memfd,id=ram1,size=128M,share=on",
+            "-device", "pc-dimm,id=dimm,memdev=ram1"))
         move = Move(vm, pager="required")
-        move.start()
-        wait_until(lambda: disk_faults(lab), "the back end has faulted")
-        before = disk_faults(lab)
-        move.destination.qmp("object-add", id="ram1", size=128 << 20,
-                             share=True, **{"qom-type": "memory-backend-memfd"})
-        move.destination.qmp("device_add", driver="pc-dimm", id="dimm1",
-                             memdev="ram1")
-        wait_until(lambda: disk_faults(lab) > before, "it has faulted again")
-        require(not move.completed(), "the move was over too soon")
-        move.wait()
-        wait_disk(vm, 2)
-        require_whole(vm, move)
-        require_served(move, "disk")
-        said = re.findall(r"disk takes part, (\d+) regions",
-                          lab.hosts[1].remapd.process.output())
-        require(int(said[-1]) > int(said[0]), f"regions: {said}")
+        move.prepare()
+        vm.mark()
+        move.begin()
+        for stage in ("pre-copy", "post-copy"):
+            if stage == "post-copy":
+                move.switch()
+                wait_faults(lab, "disk")
+            for said in (refusal(add_memory, vm.machine, stage),
+                         refusal(vm.machine.qmp, "device_del", id="dimm")):
+                require("not allowed while migrating" in said, said)
+                print(f"# {stage}: {said}", flush=True)
+        require_goes_on(move, "disk")
 
 
 @test
@@ -157,25 +255,76 @@ def back_end_killed_on_the_way():
     """QEMU connects again as it always does, the new back end takes part, and
     nothing else is concerned."""
     with Lab(link="200mbit") as lab:
-        vm = start(lab, Disk(lab.directory / "disk"))
-        move = Move(vm, pager="required")
-        move.start()
-        wait_until(lambda: disk_faults(lab), "the back end has faulted")
+        move = under_way(lab)
         back_end = move.destination.back_ends["disk"]
         back_end.kill()
-        before = disk_faults(lab)
         back_end.start()
-        wait_until(lambda: disk_faults(lab) > before, "the new one has faulted")
-        require(not move.completed(), "the move was over too soon")
+        wait_faults(lab, "disk")
+        require_goes_on(move, "disk")
+        print(f"# regions of the disk: {regions_of(lab, 'disk')}", flush=True)
+
+
+@test(message=("LISTEN", "END"))
+def back_end_killed_at(message):
+    """Just when it is told so, and another one comes."""
+    with Lab(link="200mbit") as lab:
+        device = Disk(lab.directory / "disk")
+        killed = []
+
+        def kill(request, reply, _payload, _fds):
+            if request == getattr(vhost, message) and not reply and not killed:
+                killed.append(True)
+                move.destination.back_ends["disk"].kill()
+        vm = start(lab, device)
+        device.tamper = kill
+        move = Move(vm, pager="required")
+        move.start()
+        wait_until(lambda: killed, f"{message} is said", 120)
+        move.destination.back_ends["disk"].start()
         move.wait()
         wait_disk(vm, 2)
         require_whole(vm, move)
         require_served(move, "disk")
+        print("# " + next(line for line in
+                          vm.machine.process.output().splitlines()
+                          if "postcopy" in line), flush=True)
+
+
+@test
+def two_guests_at_once():
+    with Lab(link="1gbit") as lab:
+        vms = [start(lab, Disk(lab.directory / f"disk{i}"), name=f"vm{i}")
+               for i in range(2)]
+        moves = [Move(vm, pager="required") for vm in vms]
+        for move in moves:
+            move.start()
+        for move in moves:
+            move.wait()
+            wait_disk(move.vm, 2)
+            require_whole(move.vm, move)
+            require_served(move, "disk")
+
+
+# ---- what back ends may not do ----
+
+def require_refused(vm, says, pager="required"):
+    """The migration fails before the switchover, and the guest runs on."""
+    try:
+        vm.move(pager=pager)
+    except Failed as error:
+        said = next((line for line in str(error).splitlines() if says in line),
+                    None)
+        require(said, error)
+    else:
+        raise Failed("the migration completed")
+    require(not vm.machine.qmp.find("STOP"), "the guest was stopped")
+    wait_disk(vm, 1)
+    print(f"# {said.split('qemu-system-x86_64: ')[-1]}", flush=True)
 
 
 @test
 def back_end_without_page_faults():
-    """The migration is refused, by name, and the guest runs on."""
+    """Refused, by name."""
     if pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd").read_text() != "0\n":
         raise Skip("vm.unprivileged_userfaultfd lets anybody have page faults")
     with Lab() as lab:
@@ -185,16 +334,83 @@ def back_end_without_page_faults():
         for directory in (lab.directory, lab.hosts[1].directory):
             directory.chmod(0o777)
         for pager in ("required", None):
-            try:
-                vm.move(pager=pager)
-            except Failed as error:
-                said = str(error)
-            else:
-                raise Failed("the migration completed")
-            require("vhost-user backend 'disk' not capable of postcopy" in said,
-                    said)
-            require(not vm.machine.qmp.find("STOP"), "the guest was stopped")
-            wait_disk(vm, 1)
+            require_refused(vm, "vhost-user backend 'disk' not capable of "
+                            "postcopy", pager)
+
+
+def gives(descriptor):
+    """A back end that answers ADVISE with this instead of a userfaultfd."""
+    def tamper(request, reply, _payload, fds):
+        if request == vhost.ADVISE and reply:
+            for fd in fds:
+                os.close(fd)
+            fds[:] = descriptor()
+    return tamper
+
+
+@test
+def back_end_whose_userfaultfd_is_none():
+    """Refused, by name."""
+    with Lab() as lab:
+        device = Disk(lab.directory / "disk")
+        vm = start(lab, device)
+        for descriptor in (list, lambda: [os.eventfd(0)],
+                           lambda: [os.open("/dev/null", os.O_RDWR)]):
+            device.tamper = gives(descriptor)
+            require_refused(vm, "vhost-user backend 'disk' has no userfaultfd")
+
+
+def foreign_userfaultfd():
+    """This process's."""
+    fd = ctypes.CDLL(None).syscall(323, os.O_CLOEXEC | os.O_NONBLOCK)
+    fcntl.ioctl(fd, 0xc018aa3f, struct.pack("=3Q", 0xaa, 0, 0)) # UFFDIO_API
+    return [fd]
+
+
+def stale_userfaultfd():
+    """That of a process that has ended."""
+    ours, theirs = socket.socketpair()
+    if not os.fork():
+        socket.send_fds(theirs, [b"x"], foreign_userfaultfd())
+        os._exit(0) # pylint: disable=protected-access
+    with ours, theirs:
+        fds = socket.recv_fds(ours, 1, 1)[1]
+    os.wait()
+    return fds
+
+
+def maps_at(wrong):
+    """A back end that says to have mapped each region elsewhere."""
+    def tamper(request, reply, payload, _fds):
+        if reply and request == vhost.ADD_MEM_REG and len(payload) == 40:
+            right, = struct.unpack_from("=Q", payload, 24)
+            struct.pack_into("=Q", payload, 24, wrong(right))
+    return tamper
+
+
+LIES = {"a_userfaultfd_of_another_process": gives(foreign_userfaultfd),
+        "a_userfaultfd_of_an_ended_process": gives(stale_userfaultfd),
+        "a_part_of_a_page": maps_at(lambda right: right + 1),
+        "half_of_it": maps_at(lambda right: right + (128 << 20))}
+
+
+@test(lie=tuple(LIES))
+def back_end_tells(lie):
+    """Its device does not start, which concerns nobody else, until it tells the
+    truth."""
+    with Lab(link="1gbit") as lab:
+        device = Disk(lab.directory / "disk")
+        vm = start(lab, device)
+        lies = [LIES[lie]]
+        device.tamper = lambda *message: [tell(*message) for tell in lies]
+        move = vm.move(pager="required")
+        lies.clear()
+        vm.machine.back_ends["disk"].start() # it ends with its connection
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        said = next(line for line in vm.machine.process.output().splitlines()
+                    if "cannot register the memory of 'disk'" in line)
+        print(f"# {said.split('qemu-system-x86_64: ')[-1]}", flush=True)
 
 
 if __name__ == "__main__":
