@@ -150,11 +150,9 @@ static void handoff_readable(evutil_socket_t socket, short what, void *opaque)
     if (bytes == -EAGAIN || bytes == -EINTR)
         return;
     if (bytes <= 0) {
+        /* An empty packet looks like the end, but may bring a descriptor. */
         handoff_closed(handoff, bytes ? strerror(-bytes) : HANDOFF_LEFT);
-        return;
-    }
-    wrong = handoff_check(packet, bytes, &header, text);
-    if (wrong) {
+    } else if ((wrong = handoff_check(packet, bytes, &header, text))) {
         handoff_send_text(handoff, HANDOFF_ERROR, wrong);
         handoff_closed(handoff, wrong);
     } else {

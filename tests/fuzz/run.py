@@ -28,7 +28,8 @@ ROOT = HERE.parents[1]
 PROGRAMS = ROOT / "build/fuzz/fuzz"
 FOUND = ROOT / "build/fuzz/found"
 CHECK_SECONDS = 5
-LIMITS = ["-max_len=1024", "-timeout=60", "-rss_limit_mb=4096",
+# The time also runs while the process is stopped for somebody to measure.
+LIMITS = ["-max_len=1024", "-timeout=600", "-rss_limit_mb=4096",
           "-close_fd_mask=2", f"-artifact_prefix={FOUND}/"]
 LOG = pathlib.Path(os.environ.get("XDG_CACHE_HOME",
                                   pathlib.Path.home() / ".cache"),
@@ -54,7 +55,7 @@ def fuzz(name, arguments, folders, seconds=0, environment=()):
     done = subprocess.run(
         [*map(str, command)], stdin=subprocess.DEVNULL, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
-        errors="replace", timeout=seconds + 600,
+        errors="replace", timeout=seconds + 1200,
         env={**os.environ, **dict(environment),
              "LLVM_PROFILE_FILE": str(FOUND / f"{name}.profraw")})
     if done.returncode:

@@ -829,6 +829,16 @@ def qemu_hands_over_too_many_descriptors():
 
 
 @test
+def qemu_hands_over_a_descriptor_with_nothing():
+    """An empty packet, which looks like the end: it stays open nowhere."""
+    with ARENA.attack(ARENA.destination, None):
+        for _ in range(20):
+            with contextlib.closing(Qemu(ARENA.destination.remapd)) as qemu:
+                qemu.raw(b"", [0])
+                require(not qemu.recv(), "it goes on")
+
+
+@test
 def qemu_hands_over_descriptors_that_nobody_wants():
     with ARENA.attack(ARENA.destination, None):
         with contextlib.closing(Qemu(ARENA.destination.remapd)) as qemu:
