@@ -340,8 +340,10 @@ static int fault_heed(struct fault_reader *reader,
     if (event->events & EPOLLIN) {
         ret = fault_serve(reader, faulter, qemu, error);
     } else if (qemu) {
-        snprintf(error, ERROR_TEXT_BYTES, PLACE_QEMU_LEFT);
-        ret = -ESRCH;
+        /* Nothing is said of a QEMU that ends: this is something else. */
+        snprintf(error, ERROR_TEXT_BYTES,
+                 "the userfaultfd cannot be waited for any more");
+        ret = -EBADFD;
     } else {
         epoll_ctl(faulters_poll_fd(reader->faulters), EPOLL_CTL_DEL,
                   faulter->target.uffd, NULL);

@@ -522,6 +522,11 @@ uint64_t receiver_wire_bytes(const struct receiver *receiver)
     return bytes;
 }
 
+bool receiver_broken(const struct receiver *receiver)
+{
+    return thread_status_error(&receiver->lasting);
+}
+
 const char *receiver_error(const struct receiver *receiver)
 {
     const char *error = thread_status_error(&receiver->status);

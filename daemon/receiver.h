@@ -113,6 +113,10 @@ uint64_t receiver_bytes(const struct receiver *receiver, uint64_t *constant);
 /** receiver_wire_bytes() - bytes received on all channels. */
 uint64_t receiver_wire_bytes(const struct receiver *receiver);
 
+/** receiver_broken() - has one of the threads failed that outlive connections,
+ * so that a new one will not do? */
+bool receiver_broken(const struct receiver *receiver);
+
 /** receiver_error() - why a channel, or else the guest's memory, does not work
  * any more, or NULL. */
 const char *receiver_error(const struct receiver *receiver);

@@ -373,8 +373,13 @@ void session_lost(struct session *session, const char *reason)
     if (session->state == SESSION_ACTIVE) {
         session_pause(session, "%s", reason);
     } else if (session->state == SESSION_PAUSED) {
-        session_log(session, LOG_LEVEL_DEBUG, LOG_EVENT_NONE,
-                    "%s cannot go on yet: %s", role_name(session), reason);
+        bool known = !strcmp(session->hindrance, reason);
+
+        /* Said once, not at each try. */
+        session_log(session, known ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING,
+                    LOG_EVENT_NONE, "%s cannot go on yet: %s",
+                    role_name(session), reason);
+        snprintf(session->hindrance, sizeof(session->hindrance), "%s", reason);
         session_disconnect(session);
     } else if (session->state < SESSION_ACTIVE) {
         session_fail(session, "%s", reason);
@@ -399,7 +404,7 @@ void session_resume(struct session *session, enum session_state state)
                 (double)(now - session->paused_ns) / 1e9,
                 (unsigned long long)session->left_pages);
     session->past_paused_ns += now - session->paused_ns;
-    session->error[0] = 0;
+    session->error[0] = session->hindrance[0] = 0;
     session_set_state(session, state);
     handoff_send(session->handoff, HANDOFF_RESUMED, NULL, 0);
 }

@@ -55,6 +55,8 @@ struct session {
     char id_text[2 * SESSION_ID_BYTES + 1];
     char name[64]; /* of the guest */
     char error[ERROR_TEXT_BYTES];
+    char hindrance[ERROR_TEXT_BYTES]; /* paused: why the last try to come back
+                                         did not succeed */
 
     struct handoff *handoff;
     struct msg_conn *control;

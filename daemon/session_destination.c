@@ -612,6 +612,15 @@ static void check_stall(struct session *session)
 
 static void destination_tick(struct session *session)
 {
+    const struct receiver *receiver = session->destination->receiver;
+
+    if (session->state == SESSION_PAUSED && receiver &&
+        receiver_broken(receiver)) {
+        /* Whoever reads faults cannot go on. QEMU comes back, as it would to
+         * another remapd, and hands over everything anew. */
+        session_close(session);
+        return;
+    }
     if (session->state == SESSION_JOINED && session->destination->receiver) {
         agree_if_primed(session);
     } else if (session->state == SESSION_ACTIVE) {

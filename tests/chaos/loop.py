@@ -21,8 +21,8 @@ OPTIONS = ("--peer-timeout", "2", "--reconnect-interval", "1")
 STAYED = 3 # as in guestless.c
 PATIENT_SECONDS = 120
 
-# The other side says this when a QEMU is gone.
-GONE = "QEMU has left"
+# The other side says one of these when a QEMU is gone.
+GONE = ("QEMU has left", "there is no such session")
 
 
 def sessions(host):
@@ -172,6 +172,8 @@ class Chaos:
                     self.down.add(host)
         elif what == "SIGSTOP":
             self.to_daemons(to, signal.SIGSTOP)
+        elif what == "userfaultfd":
+            self.guests[0].signal("destination", signal.SIGUSR2)
         elif what == "QEMU stopped":
             self.guests[0].signal(to, signal.SIGSTOP)
         else:
@@ -268,7 +270,8 @@ class Chaos:
         if not guest.killed:
             return False
         other = self.pair.hosts[guest.killed[0] == "source"]
-        return GONE in other.remapd.process.output()
+        said = other.remapd.process.output()
+        return any(text in said for text in GONE)
 
 
 def carry_out(plan):
@@ -282,6 +285,8 @@ def carry_out(plan):
             pair.end_daemons()
         except BaseException:
             keep_logs(plan, pair)
+            for guest in chaos.guests:
+                guest.process.close()
             raise
         figures = [guest.figures_of() for guest in chaos.guests]
     return chaos.done, outcomes, figures

@@ -27,6 +27,7 @@ FAULTS = {
     "SIGKILL": (4, SIDES, True),
     "SIGTERM": (2, SIDES, True),
     "SIGSTOP": (3, SIDES, True),
+    "userfaultfd": (1, None, False), # cannot be waited for any more
     "QEMU stopped": (2, SIDES[:2], True),
     "QEMU killed": (1, SIDES[:2], False),
 }

@@ -519,6 +519,18 @@ static void join_placers(struct loop_placer *placers, unsigned *count)
         loop_placer_join(&placers[--*count]);
 }
 
+static void uffd_block(bool blocks)
+{
+    fcntl(destination_uffd, F_SETFL, blocks ? 0 : O_NONBLOCK);
+}
+
+/* The daemon can wait for this userfaultfd no more, until it gets it anew. */
+static void on_break(int number)
+{
+    (void)number;
+    uffd_block(true);
+}
+
 /* Hand everything over; again, if the daemon goes meanwhile. */
 static int attach_somewhere(int socket, struct loop_placer *placers,
                             unsigned *placer_count,
@@ -526,6 +538,7 @@ static int attach_somewhere(int socket, struct loop_placer *placers,
 {
     struct handoff_welcome welcome;
 
+    uffd_block(false);
     while (!handoff_blocks(socket) ||
            !handoff_put(socket, HANDOFF_ATTACH, attach, sizeof(*attach),
                         destination_uffd) ||
@@ -580,6 +593,7 @@ static int run_destination(int to_source, int from_source)
     uint64_t longest = 0, begin, end, features;
     unsigned source_returns;
 
+    signal(SIGUSR2, on_break);
     generations = calloc(total_pages, sizeof(*generations));
     if (!handoff_greet(socket, HANDOFF_HELLO, HANDOFF_DESTINATION, &welcome))
         fail("no welcome");

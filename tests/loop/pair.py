@@ -147,6 +147,7 @@ class Pair:
         process = host.remapd.process
         self.check_log(host)
         os.kill(process.pid, how)
+        os.kill(process.pid, signal.SIGCONT) # were it stopped
         process.child.wait()
 
     def start_daemon(self, host):

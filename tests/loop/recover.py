@@ -239,6 +239,19 @@ def daemons_restarted_amid_ten(which, how):
         finish_all(migrations, 1 + (which == "both"))
 
 
+@test(kind=("thp", "memfd"))
+def userfaultfd_that_cannot_be_waited_for(kind):
+    """The remapd stays, and QEMU hands over everything again."""
+    with Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind=kind, mib=MIB, zero=5, threads=2)
+        wait_placed(pair, 0.2)
+        migration.process.child.send_signal(signal.SIGUSR2)
+        migration.finish()
+        said = pair.hosts[1].remapd.process.output()
+        require("the userfaultfd cannot be waited for any more" in said, said)
+        require(migration.figures["returns"], "QEMU has not come back")
+
+
 @test
 def daemons_killed_again_and_again():
     with Pair(LINK, OPTIONS) as pair:
