@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
 
+#include "listener.h"
 #include "log.h"
 #include "service.h"
 #include "util.h"
@@ -19,8 +20,7 @@
 struct local_listener {
     int fd;
     bool passed; /* by systemd, whose it stays */
-    struct event_base *base;
-    struct event *event;
+    struct evconnlistener *connections;
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     gid_t gid;
     void (*accepted)(struct event_base *base, int fd, const struct ucred *peer,
@@ -47,16 +47,15 @@ static bool peer_may(const struct local_listener *listener, int fd,
     return false;
 }
 
-static void local_readable(evutil_socket_t socket, short what, void *opaque)
+static void local_accepted(struct evconnlistener *from, evutil_socket_t fd,
+                           struct sockaddr *address, int length, void *opaque)
 {
     struct local_listener *listener = opaque;
-    int fd = accept4(socket, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     struct ucred peer;
     socklen_t bytes = sizeof(peer);
 
-    (void)what;
-    if (fd < 0)
-        return;
+    (void)address;
+    (void)length;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes)) {
         close(fd);
         return;
@@ -67,7 +66,8 @@ static void local_readable(evutil_socket_t socket, short what, void *opaque)
         close(fd);
         return;
     }
-    listener->accepted(listener->base, fd, &peer, listener->opaque);
+    listener->accepted(evconnlistener_get_base(from), fd, &peer,
+                       listener->opaque);
 }
 
 /* A socket that nobody answers at is left over from a daemon that was killed.
@@ -140,7 +140,6 @@ local_listen(struct event_base *base, const char *name, const char *path,
         die("%s: longer than the %zu bytes that a UNIX socket's path may have",
             path, sizeof(listener->path) - 1);
     strcpy(listener->path, path);
-    listener->base = base;
     listener->accepted = accepted;
     listener->opaque = opaque;
     listener->fd = service_socket(name);
@@ -149,17 +148,18 @@ local_listen(struct event_base *base, const char *name, const char *path,
         local_take(listener, name, path, type);
     else
         local_bind(listener, path, type, mode, group);
-    listener->event = event_new(base, listener->fd, EV_READ | EV_PERSIST,
-                                local_readable, listener);
-    if (!listener->event || event_add(listener->event, NULL))
+    listener->connections = evconnlistener_new(
+        base, local_accepted, listener,
+        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, listener->fd);
+    if (!listener->connections)
         abort();
+    listener_guard(listener->connections);
     return listener;
 }
 
 void local_unlisten(struct local_listener *listener)
 {
-    event_free(listener->event);
-    close(listener->fd);
+    evconnlistener_free(listener->connections);
     if (!listener->passed)
         unlink(listener->path);
     free(listener);

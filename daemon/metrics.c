@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "listener.h"
 #include "log.h"
 #include "session.h"
 #include "version.h"
@@ -251,6 +252,7 @@ void metrics_listen(struct event_base *base, const char *address)
         METRICS_BACKLOG, (struct sockaddr *)&ss, (int)length);
     if (!listener)
         die("--metrics: %s: %s", address, strerror(errno));
+    listener_guard(listener);
     http = evhttp_new(base);
     if (!http || !evhttp_bind_listener(http, listener) ||
         evhttp_set_cb(http, "/metrics", metrics_answer, NULL))

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <systemd/sd-daemon.h>
 
+#include "listener.h"
 #include "log.h"
 #include "msg.h"
 #include "service.h"
@@ -22,8 +23,9 @@
 #define PEER_BACKLOG       128
 
 struct stranger {
-    struct stranger *next;
+    struct stranger *next; /* it has connected later than this one has */
     struct msg_conn *conn;
+    struct in6_addr host;
     struct event *timeout;
 };
 
@@ -113,6 +115,40 @@ static void stranger_timeout(evutil_socket_t fd, short what, void *opaque)
     stranger_refuse(opaque, "no hello in time");
 }
 
+/* IPv4's as IPv6's; all zeros for what is neither. */
+static struct in6_addr peer_host(const struct sockaddr *address)
+{
+    const struct sockaddr_in6 *in6 = (const void *)address;
+    const struct sockaddr_in *in = (const void *)address;
+    struct in6_addr host = {0};
+
+    if (address && address->sa_family == AF_INET6)
+        return in6->sin6_addr;
+    if (address && address->sa_family == AF_INET)
+        host.s6_addr32[3] = in->sin_addr.s_addr;
+    return host;
+}
+
+/* There are too many: the oldest of the host with the most goes, so that a
+ * greedy one locks out nobody else. */
+static void peer_make_room(void)
+{
+    struct stranger *oldest = strangers;
+    unsigned most = 0;
+
+    for (struct stranger *s = strangers; s; s = s->next) {
+        unsigned count = 0;
+
+        for (const struct stranger *t = strangers; t; t = t->next)
+            count += IN6_ARE_ADDR_EQUAL(&s->host, &t->host);
+        if (count < most)
+            continue;
+        most = count;
+        oldest = s;
+    }
+    stranger_refuse(oldest, "too many connections without a hello");
+}
+
 static void peer_accepted(struct evconnlistener *from, evutil_socket_t fd,
                           struct sockaddr *address, int length, void *opaque)
 {
@@ -120,15 +156,12 @@ static void peer_accepted(struct evconnlistener *from, evutil_socket_t fd,
     struct timeval timeout = {PEER_HELLO_SECONDS, 0};
     struct stranger *stranger;
 
-    (void)address;
     (void)length;
     (void)opaque;
-    if (stranger_count >= PEER_MAX_STRANGERS) {
-        log_warning("too many connections without a hello");
-        close(fd);
-        return;
-    }
+    if (stranger_count >= PEER_MAX_STRANGERS)
+        peer_make_room();
     stranger = xcalloc(1, sizeof(*stranger));
+    stranger->host = peer_host(address);
     stranger->conn = msg_conn_new(base, fd, &stranger_handlers, stranger);
     stranger->timeout = evtimer_new(base, stranger_timeout, stranger);
     if (!stranger->timeout || evtimer_add(stranger->timeout, &timeout))
@@ -174,6 +207,7 @@ void peer_listen(struct event_base *base, const char *address)
                          PEER_BACKLOG, (struct sockaddr *)&ss, (int)length);
     if (!listener)
         die("--listen: %s: %s", address, strerror(errno));
+    listener_guard(listener);
     if (getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&ss,
                     &bound))
         die("--listen: %s", strerror(errno));

@@ -9,9 +9,11 @@ every byte of theirs is checked. Afterwards the attacked daemon has said in one
 line what was wrong, still runs, and has no descriptor more than before.
 """
 
+import collections
 import contextlib
 import os
 import re
+import resource
 import select
 import socket
 import struct
@@ -25,6 +27,7 @@ from wire import *
 from wire import pb
 from harness import run as run_tests, test
 from lab.basics import stop_on_signals
+from lab.daemon import PORT
 
 PEER_TIMEOUT = 3
 COMPLAINT = re.compile(r"remapd: (?:error|warning): (.*)")
@@ -1274,6 +1277,80 @@ def two_hundred_idle_peers():
             require(peer.recv() is None or peer.recv() is None,
                     "an idle connection stays")
             peer.close()
+        session.qemu.send(DETACH)
+        session.qemu.expect(DETACHED)
+    wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
+    ARENA.pair.migrate(mib=4)
+
+
+@test
+def greedy_host_locks_nobody_out():
+    """All places of those who have said no hello are one host's, all the
+    while; others' migrations go on."""
+    host = ARENA.destination
+    ended = threading.Event()
+    address = (host.address, PORT)
+    idle = collections.deque()
+
+    def greed():
+        while not ended.is_set():
+            idle.append(socket.create_connection(
+                address, source_address=("127.0.0.9", 0)))
+            if len(idle) > 300:
+                idle.popleft().close()
+    mark = len(host.remapd.process.output())
+    thread = threading.Thread(target=greed)
+    thread.start()
+    try:
+        wait_until(lambda: "too many connections without a hello" in
+                   host.remapd.process.output()[mark:], "all places taken",
+                   PATIENCE)
+        for _ in range(5):
+            ARENA.pair.migrate(mib=4)
+    finally:
+        ended.set()
+        thread.join()
+        for each in idle:
+            each.close()
+    wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
+
+
+@test(kind=("control", "handoff", "peer"))
+def descriptors_run_out(kind):
+    """It says so now and then, instead of trying for ever; who is there
+    already is served, and all is well once there are descriptors again."""
+    host = ARENA.destination
+    process = host.remapd.process
+    mark = len(process.output())
+    old = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    clients = []
+
+    def lines():
+        return process.output()[mark:].count("no connection can be accepted")
+    with ToDestination(host) as session:
+        session.active()
+        limit = max(map(int, os.listdir(f"/proc/{process.pid}/fd"))) + 5
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, old[1]))
+        try:
+            begin = time.monotonic()
+            for _ in range(20):
+                if kind == "peer":
+                    clients.append(socket.create_connection(
+                        (host.address, PORT)))
+                else:
+                    clients.append(socket.socket(
+                        socket.AF_UNIX, socket.SOCK_STREAM if kind == "control"
+                        else socket.SOCK_SEQPACKET))
+                    clients[-1].connect(str(getattr(host.remapd, kind)))
+            wait_until(lambda: lines() >= 2, "two lines in the log", PATIENCE)
+            most = 2 + time.monotonic() - begin
+            require(lines() <= most, f"{lines()} lines, {most:.0f} s")
+            session.bulk.frame(ZERO, 0, session.memory.length)
+            session.control.expect("complete")
+        finally:
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, old)
+            for client in clients:
+                client.close()
         session.qemu.send(DETACH)
         session.qemu.expect(DETACHED)
     wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
