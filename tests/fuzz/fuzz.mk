@@ -25,6 +25,7 @@ $(BUILD)/daemon.a: $(DAEMON_OBJECTS)
 
 # What a harness has itself, by including a .c, is not taken out of the archive.
 $(BUILD)/fuzz/%: tests/fuzz/%.c tests/fuzz/fuzz.h tests/fuzz/memory_msg.h \
+	tests/fuzz/no_json.h \
 	$(BUILD)/daemon.a
 	@mkdir -p $(@D)
 	$(CC) -std=c17 -D_GNU_SOURCE -I$(BUILD) -Wall -Wextra -Werror $(CFLAGS) \
