@@ -9,6 +9,7 @@ CHAOS_NEEDS = $(BUILD)/remapd $(TEST_PROGRAMS) $(BUILD)/tests/control_pb2.py
 
 .PHONY: chaos check-chaos
 chaos: $(CHAOS_NEEDS)
+	$(MAKE) --no-print-directory qemu guest
 	tests/chaos/run.py $(if $(RUNS:0=),--runs $(RUNS)) \
 	    $(if $(SEED),--seed $(SEED)) $(if $(RUN),--run $(RUN)) --jobs $(JOBS)
 

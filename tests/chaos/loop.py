@@ -22,7 +22,7 @@ STAYED = 3 # as in guestless.c
 PATIENT_SECONDS = 120
 
 # The other side says one of these when a QEMU is gone.
-GONE = ("QEMU has left", "there is no such session")
+GONE = ("QEMU has left", "QEMU left before", "there is no such session")
 
 
 def sessions(host):
@@ -115,6 +115,8 @@ class Guest(Migration):
 
 class Chaos:
     """Does to the pair what a plan says."""
+
+    guest = Guest
 
     def __init__(self, plan, pair):
         self.plan = plan
@@ -216,8 +218,8 @@ class Chaos:
     # ---- all of it ----
 
     def run(self):
-        self.guests = [Guest(self.pair, options)
-                       for options in self.plan.migrations]
+        for options in self.plan.migrations:
+            self.guests.append(self.guest(self.pair, options))
         lasting = []
         for fault in self.plan.faults:
             if not self.in_time(fault, lasting):

@@ -39,6 +39,13 @@ KINDS = {"anon": ("copy", "auto"), "thp": ("copy", "auto"),
          "memfd": ("auto",), "mixed": ("auto",)}
 
 
+# One run of so many is a VM's; things happen to it after the switchover only,
+# and QEMU knows no signal that spoils its userfaultfd.
+VM_EVERY = 50
+VM_KINDS = {"anon": ("copy", "auto"), "thp": ("copy", "auto"),
+            "memfd": ("auto",)}
+
+
 @dataclasses.dataclass
 class Fault:
     what: str
@@ -62,6 +69,7 @@ class Plan:
     number: int
     kind: str
     engine: str
+    vm: bool
     proxied: bool
     migrations: list # options of each
     faults: list
@@ -69,7 +77,8 @@ class Plan:
     def __str__(self):
         what = "; ".join(map(str, self.faults))
         return (f"RUN={self.number} SEED={self.seed}: "
-                f"{len(self.migrations)} {self.kind} by {self.engine}: {what}")
+                f"{len(self.migrations)} {self.kind}{' VM' if self.vm else ''} "
+                f"by {self.engine}: {what}")
 
 
 def draw_fault(rng, stages, names):
@@ -86,9 +95,12 @@ def draw_fault(rng, stages, names):
                  round(seconds, 2), False)
 
 
-def draw_faults(rng, proxied):
-    names = [name for name in FAULTS if proxied or name not in PROXIED]
-    first = draw_fault(rng, [s for s in STAGES if s != "paused"], names)
+def draw_faults(rng, vm, proxied):
+    names = [name for name in FAULTS
+             if (proxied or name not in PROXIED) and
+             not (vm and name == "userfaultfd")]
+    stages = list(PLACED) if vm else [s for s in STAGES if s != "paused"]
+    first = draw_fault(rng, stages, names)
     faults = [first]
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         if faults[-1].what == "QEMU killed":
@@ -106,10 +118,12 @@ def draw_faults(rng, proxied):
 
 def draw(seed, number):
     rng = random.Random(f"{seed}/{number}")
-    kind = rng.choice(list(KINDS))
-    engine = rng.choice(KINDS[kind])
-    proxied = rng.random() < 0.5
-    many = rng.choice((1, 1, 1, 1, 2, 4))
+    vm = number % VM_EVERY == VM_EVERY - 1
+    kinds = VM_KINDS if vm else KINDS
+    kind = rng.choice(list(kinds))
+    engine = rng.choice(kinds[kind])
+    proxied = not vm and rng.random() < 0.5
+    many = 1 if vm else rng.choice((1, 1, 1, 1, 2, 4))
     migrations = []
     for _ in range(many):
         options = {"kind": kind, "seed": rng.randrange(1 << 30),
@@ -121,7 +135,7 @@ def draw(seed, number):
         if rng.random() < 0.3:
             options["odd"] = True
         migrations.append(options)
-    faults = draw_faults(rng, proxied)
+    faults = draw_faults(rng, vm, proxied)
     if faults[0].stage in HELD:
         migrations[0]["hold"] = faults[0].stage
-    return Plan(seed, number, kind, engine, proxied, migrations, faults)
+    return Plan(seed, number, kind, engine, vm, proxied, migrations, faults)

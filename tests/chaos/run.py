@@ -24,6 +24,7 @@ from pair import Failed
 from lab.basics import stop_on_signals
 import loop
 import plan as plans
+import vms
 
 # Always the same ones, and new ones.
 CHECKED = 32, 8
@@ -37,7 +38,7 @@ def one(seed, number):
     start = time.monotonic()
     done, figures, error = [], [], ""
     try:
-        done, outcomes, figures = loop.carry_out(plan)
+        done, outcomes, figures = (vms if plan.vm else loop).carry_out(plan)
     except Failed as failure:
         outcomes, error = ["FAILED"], str(failure)
     except Exception: # pylint: disable=broad-except
@@ -67,8 +68,9 @@ def print_sums(rows, seconds):
     wrong = sum("wrong pages" in row["error"] for row in rows)
     stalls = [each["longest_stall_us"] / 1e6 for row in rows
               for each in row["figures"] if "longest_stall_us" in each]
-    kinds = collections.Counter(f"{row['plan'].kind} by {row['plan'].engine}"
-                                for row in rows)
+    kinds = collections.Counter(
+        f"{row['plan'].kind}{' VM' if row['plan'].vm else ''} by "
+        f"{row['plan'].engine}" for row in rows)
     print("\nruns: " + ", ".join(f"{count} {name}"
                                  for name, count in kinds.most_common()))
     print(f"{sum(counts.values())} migrations in {len(rows)} runs, "
