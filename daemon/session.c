@@ -376,7 +376,7 @@ void session_lost(struct session *session, const char *reason)
         bool known = !strcmp(session->hindrance, reason);
 
         /* Said once, not at each try. */
-        session_log(session, known ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING,
+        session_log(session, known ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO,
                     LOG_EVENT_NONE, "%s cannot go on yet: %s",
                     role_name(session), reason);
         snprintf(session->hindrance, sizeof(session->hindrance), "%s", reason);

@@ -9,102 +9,26 @@ every byte of theirs is checked. Afterwards the attacked daemon has said in one
 line what was wrong, still runs, and has no descriptor more than before.
 """
 
-import collections
 import contextlib
 import os
 import re
-import resource
 import select
 import socket
 import struct
 import sys
-import threading
 import time
 
 # pylint: disable=import-error,wildcard-import,unused-wildcard-import
-from pair import Failed, Migration, Pair, own_network, require, wait_until
+from arena import ARENA
+from pair import Failed, Pair, own_network, require, wait_until
 from wire import *
 from wire import pb
 from harness import run as run_tests, test
 from lab.basics import stop_on_signals
-from lab.daemon import PORT
+from limits import ask
 
 PEER_TIMEOUT = 3
-COMPLAINT = re.compile(r"remapd: (?:error|warning): (.*)")
 NOBODY = 65534
-
-
-class Arena:
-    """The two daemons of all tests, and what they were before."""
-
-    def __init__(self, pair):
-        self.pair = pair
-        self.source, self.destination = pair.hosts
-        pair.migrate(mib=4)
-        self.baseline = {host: self.descriptors(host) for host in pair.hosts}
-
-    @staticmethod
-    def descriptors(host):
-        return len(os.listdir(f"/proc/{host.remapd.process.pid}/fd"))
-
-    def quiet(self, host):
-        return self.descriptors(host) <= self.baseline[host]
-
-    @contextlib.contextmanager
-    def attack(self, host, says, lines=1):
-        """`says`: what the line in the log must match; None: no line."""
-        mark = len(host.remapd.process.output())
-        with self.bystanders():
-            yield
-            if says:
-                self.wait_for_line(host, mark, says)
-        wait_until(lambda: self.quiet(host),
-                   f"descriptors: {self.descriptors(host)}, were "
-                   f"{self.baseline[host]}", PATIENCE)
-        self.pair.check_daemon(host)
-        found = COMPLAINT.findall(host.remapd.process.output()[mark:])
-        require(len(found) == (lines if says else 0),
-                f"{len(found)} lines in the log: {found}")
-
-    @staticmethod
-    def wait_for_line(host, mark, says):
-        def found():
-            return COMPLAINT.findall(host.remapd.process.output()[mark:])
-
-        def matches():
-            host.remapd.process.check_alive()
-            return any(re.search(says, line) for line in found())
-        try:
-            wait_until(matches, "line in the log", PATIENCE)
-        except Failed as error:
-            raise Failed(f"{error}: /{says}/, found {found()}") from None
-
-    @contextlib.contextmanager
-    def bystanders(self):
-        """Migrations that go on, one after the other, all the while."""
-        ended = threading.Event()
-        failures = []
-
-        def migrate():
-            try:
-                while True:
-                    Migration(self.pair, mib=8, kind="anon").finish(60)
-                    if ended.is_set():
-                        return
-            except Exception as error: # pylint: disable=broad-except
-                failures.append(error)
-        thread = threading.Thread(target=migrate)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-        if failures:
-            raise Failed(f"another migration suffered: {failures[0]}")
-
-
-ARENA = None
 
 
 def rows(table):
@@ -1204,21 +1128,6 @@ def client_without_rights(which, opened):
             directory.chmod(old)
 
 
-def ask(line, close_early=False):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(PATIENCE)
-        client.connect(str(ARENA.destination.remapd.control))
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            client.sendall(line)
-            if close_early:
-                return b""
-            answer = b""
-            while part := client.recv(1 << 16):
-                answer += part
-            return answer
-    return b""
-
-
 CONTROL = {
     "unknown_word": (b"reboot\n", b"unknown request"),
     "empty_line": (b"\n", b"unknown request"),
@@ -1241,122 +1150,6 @@ def control_garbage(case):
         ask(b"list\n", close_early=True)
 
 
-@test
-def two_hundred_idle_connections():
-    """They go by themselves, or stay without harm; migrations go on."""
-    def connect(family, kind, address):
-        client = socket.socket(family, kind)
-        client.connect(address)
-        return client
-    host = ARENA.destination
-    idle = []
-    with ARENA.bystanders():
-        for _ in range(200):
-            idle.append(connect(socket.AF_UNIX, socket.SOCK_SEQPACKET,
-                                str(host.remapd.handoff)))
-            idle.append(connect(socket.AF_UNIX, socket.SOCK_STREAM,
-                                str(host.remapd.control)))
-        with ARENA.bystanders():
-            require(b'"version"' in ask(b"status\n"), "status")
-        for client in idle:
-            client.close()
-    wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
-
-
-@test
-def two_hundred_idle_peers():
-    """A session that has begun is not disturbed, nor is its own source
-    locked out for longer than a hello may take."""
-    host = ARENA.destination
-    with ToDestination(host) as session:
-        session.active()
-        idle = [Peer.connect(host) for _ in range(200)]
-        session.bulk.frame(ZERO, 0, session.memory.length)
-        session.control.expect("complete")
-        for peer in idle:
-            require(peer.recv() is None or peer.recv() is None,
-                    "an idle connection stays")
-            peer.close()
-        session.qemu.send(DETACH)
-        session.qemu.expect(DETACHED)
-    wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
-    ARENA.pair.migrate(mib=4)
-
-
-@test
-def greedy_host_locks_nobody_out():
-    """All places of those who have said no hello are one host's, all the
-    while; others' migrations go on."""
-    host = ARENA.destination
-    ended = threading.Event()
-    address = (host.address, PORT)
-    idle = collections.deque()
-
-    def greed():
-        while not ended.is_set():
-            idle.append(socket.create_connection(
-                address, source_address=("127.0.0.9", 0)))
-            if len(idle) > 300:
-                idle.popleft().close()
-    mark = len(host.remapd.process.output())
-    thread = threading.Thread(target=greed)
-    thread.start()
-    try:
-        wait_until(lambda: "too many connections without a hello" in
-                   host.remapd.process.output()[mark:], "all places taken",
-                   PATIENCE)
-        for _ in range(5):
-            ARENA.pair.migrate(mib=4)
-    finally:
-        ended.set()
-        thread.join()
-        for each in idle:
-            each.close()
-    wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
-
-
-@test(kind=("control", "handoff", "peer"))
-def descriptors_run_out(kind):
-    """It says so now and then, instead of trying for ever; who is there
-    already is served, and all is well once there are descriptors again."""
-    host = ARENA.destination
-    process = host.remapd.process
-    mark = len(process.output())
-    old = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-    clients = []
-
-    def lines():
-        return process.output()[mark:].count("no connection can be accepted")
-    with ToDestination(host) as session:
-        session.active()
-        limit = max(map(int, os.listdir(f"/proc/{process.pid}/fd"))) + 5
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, old[1]))
-        try:
-            begin = time.monotonic()
-            for _ in range(20):
-                if kind == "peer":
-                    clients.append(socket.create_connection(
-                        (host.address, PORT)))
-                else:
-                    clients.append(socket.socket(
-                        socket.AF_UNIX, socket.SOCK_STREAM if kind == "control"
-                        else socket.SOCK_SEQPACKET))
-                    clients[-1].connect(str(getattr(host.remapd, kind)))
-            wait_until(lambda: lines() >= 2, "two lines in the log", PATIENCE)
-            most = 2 + time.monotonic() - begin
-            require(lines() <= most, f"{lines()} lines, {most:.0f} s")
-            session.bulk.frame(ZERO, 0, session.memory.length)
-            session.control.expect("complete")
-        finally:
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, old)
-            for client in clients:
-                client.close()
-        session.qemu.send(DETACH)
-        session.qemu.expect(DETACHED)
-    wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
-    ARENA.pair.migrate(mib=4)
-
-
 TICKET_LIFE_SECONDS = 60
 
 
@@ -1373,10 +1166,9 @@ def ticket_too_old():
 
 
 def main():
-    global ARENA # pylint: disable=global-statement
     own_network()
     with Pair("loopback", ("--peer-timeout", str(PEER_TIMEOUT))) as pair:
-        ARENA = Arena(pair)
+        ARENA.begin(pair)
         return run_tests(sys.argv[1:])
 
 
