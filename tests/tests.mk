@@ -21,7 +21,7 @@
 #   qemu-qtest          QEMU's own tests of post-copy, without a pager
 # make check-kernel-quick   the patched kernel in VMs, and remapd there; on its
 #                       own, for it builds a kernel, which takes too long here
-# make check-kernel     more of that: it builds two
+# make check-kernel     more of that: it builds three
 # make check-loop TESTS="parts of names"   only those tests
 
 TEST_CFLAGS = -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -pthread

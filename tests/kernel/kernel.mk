@@ -3,12 +3,14 @@
 # make check-kernel         the patched kernel in virtual machines
 # make check-kernel-quick   our tests of it, and remapd there
 # make check-kernel-kasan   the same under KASAN
+# make check-kernel-migration   moves of pages that are being migrated
 # make check-kernel-cost    instructions: REMAP, COPY, a missing fault
 # DURATION=600              seconds for each test that runs for a time
 
 DURATION ?= 10
 
-.PHONY: check-kernel check-kernel-quick check-kernel-kasan check-kernel-cost
+.PHONY: check-kernel check-kernel-quick check-kernel-kasan \
+	check-kernel-migration check-kernel-cost
 check-kernel check-kernel-quick: all qemu guest $(BUILD)/tests/guestless \
     $(BUILD)/tests/unit/test_remap
 
@@ -20,6 +22,9 @@ check-kernel:
 
 check-kernel-kasan: qemu
 	tests/lib/suite kernel-kasan tests/kernel/check kasan $(DURATION)
+
+check-kernel-migration: qemu
+	tests/lib/suite kernel-migration tests/kernel/check migration $(DURATION)
 
 check-kernel-cost: qemu
 	tests/lib/suite kernel-cost tests/kernel/check cost

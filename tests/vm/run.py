@@ -102,15 +102,23 @@ def remapped():
     return [int(counts[f"uffd_remap_{what}"]) for what in ("pmd", "pte")]
 
 
-@test
-def remap_keeps_every_huge_page():
+def locked_bytes(machine):
+    with open(f"/proc/{machine.pid}/status", encoding="ascii") as lines:
+        return next(int(line.split()[1]) << 10 for line in lines
+                    if line.startswith("VmLck:"))
+
+
+@test(mem_lock=("off", "on"))
+def remap_keeps_every_huge_page(mem_lock):
     """The guest goes on once all is there: where nobody waits, every granule
-    comes and moves as one huge page."""
+    comes and moves as one huge page. A QEMU that locks its memory unlocks it
+    for the time of a post-copy."""
     reason = lacks_remap()
     if reason:
         raise Skip(reason)
     with Lab() as lab:
-        vm = lab.vm("remap", guest="tiny", memory="96M", accel=ACCEL)
+        vm = lab.vm("remap", guest="tiny", memory="96M", accel=ACCEL,
+                    arguments=("-overcommit", f"mem-lock={mem_lock}"))
         vm.start(pager="required")
         before = remapped()
         move = vm.move(pager="required", stopped=True)
@@ -128,6 +136,9 @@ def remap_keeps_every_huge_page():
         require(move.thp_bytes_destination == move.thp_bytes_source > 0,
                 f"{move.thp_bytes_source} bytes were huge, "
                 f"{move.thp_bytes_destination} are")
+        require((locked_bytes(move.destination) >= vm.config.memory) ==
+                (mem_lock == "on"),
+                f"{locked_bytes(move.destination)} bytes are locked")
         move.destination.qmp("cont")
         vm.arrived(move.destination)
         require_whole(vm, move)
