@@ -386,6 +386,19 @@ void session_lost(struct session *session, const char *reason)
     }
 }
 
+void session_refuse(struct session *session, const char *reason)
+{
+    if (session->state != SESSION_PAUSED) {
+        session_lost(session, reason);
+        return;
+    }
+    session_log(session, LOG_LEVEL_WARNING, LOG_EVENT_NONE,
+                "%s cannot go on with this QEMU: %s", role_name(session),
+                reason);
+    handoff_send_text(session->handoff, HANDOFF_ERROR, reason);
+    session_close(session);
+}
+
 void session_broken(struct session *session, const char *reason)
 {
     if (session->role == HANDOFF_DESTINATION &&

@@ -155,8 +155,13 @@ void session_pause(struct session *session, const char *format, ...)
  * paused already: what there is of a new connection is dropped. */
 void session_lost(struct session *session, const char *reason);
 
-/** session_broken() - the same where only the connection is gone, or the peer
- * waits: a destination that may be past the switchover pauses. */
+/** session_refuse() - session_lost() where QEMU is to blame. Paused already, it
+ * ends: QEMU comes back, as to another remapd, and hands over all of it anew.
+ */
+void session_refuse(struct session *session, const char *reason);
+
+/** session_broken() - session_lost() where only the connection is gone, or the
+ * peer waits: a destination that may be past the switchover pauses. */
 void session_broken(struct session *session, const char *reason);
 
 /** session_resume() - after a pause pages move again, or, in PREPARED, may

@@ -119,7 +119,7 @@ static void on_placer(struct session *session,
 
     if (!turn || *fd < 0 || !slots || slots > STAGING_MAX_SLOTS ||
         index >= destination_channels(session)) {
-        session_lost(session, "QEMU offers a placer out of turn");
+        session_refuse(session, "QEMU offers a placer out of turn");
         return;
     }
     if (index < session->conf->urgent_channels)
@@ -413,23 +413,23 @@ static void on_attach(struct session *session,
          session->state != SESSION_PAUSED) ||
         destination->uffd >= 0 ||
         be32toh(attach->blocks) != destination->qemu_table.count) {
-        session_lost(session, "QEMU attaches out of turn");
+        session_refuse(session, "QEMU attaches out of turn");
         return;
     }
     if (session->returned && adopt_table(session, error)) {
-        session_fail(session, "%s", error);
+        session_refuse(session, error);
         return;
     }
     if (probe_uffd(*fd, error) ||
         block_table_bind(table, &destination->qemu_table, error) ||
         block_table_map(table, error)) {
-        session_lost(session, error);
+        session_refuse(session, error);
         return;
     }
     destination->faulters = faulters_new(&session->stats);
     if (faulters_set_qemu(destination->faulters, handoff_pid(session->handoff),
                           *fd, table)) {
-        session_lost(session, "there are too many open files");
+        session_refuse(session, "there are too many open files");
         return;
     }
     destination->uffd = *fd;
@@ -544,7 +544,7 @@ static void set_faulter(struct session *session)
                 count ? "takes part" : "has gone", count);
     forget_arriving(destination);
     if (ret)
-        session_lost(session, "a back end's userfaultfd cannot be polled");
+        session_refuse(session, "a back end's userfaultfd cannot be polled");
 }
 
 static void on_faulter(struct session *session,
@@ -558,11 +558,11 @@ static void on_faulter(struct session *session,
     if (destination->uffd < 0 || destination->arriving.regions || !index ||
         index >= HANDOFF_MAX_FAULTERS || regions > HANDOFF_MAX_REGIONS ||
         !memchr(message->name, 0, sizeof(message->name)) || !*message->name) {
-        session_lost(session, "QEMU hands over a back end out of turn");
+        session_refuse(session, "QEMU hands over a back end out of turn");
         return;
     }
     if (regions && probe_uffd(*fd, error)) {
-        session_lost(session, error);
+        session_refuse(session, error);
         return;
     }
     destination->arriving.message = *message;
@@ -584,14 +584,14 @@ static void on_region(struct session *session,
 
     if (!destination->arriving.regions ||
         message->faulter != destination->arriving.message.index) {
-        session_lost(session, "QEMU hands over a region out of turn");
+        session_refuse(session, "QEMU hands over a region out of turn");
         return;
     }
     if (faulter_region_parse(
             &session->table, message,
             &destination->arriving.regions[destination->arriving.count],
             error)) {
-        session_lost(session, error);
+        session_refuse(session, error);
         return;
     }
     if (++destination->arriving.count ==
@@ -723,7 +723,7 @@ static void on_detach(struct session *session)
         session_pause(session, "QEMU detaches before every page is placed");
     } else if (session->state != SESSION_COMPLETE &&
                session->state != SESSION_PAUSED) {
-        session_lost(session, "QEMU detaches out of turn");
+        session_refuse(session, "QEMU detaches out of turn");
         return;
     }
     session_ops_of(session)->stop(session);
@@ -756,8 +756,8 @@ static void handoff_message(void *owner, enum handoff_type type,
         on_detach(session);
         break;
     default:
-        session_lost(session, "the destination's QEMU sent a message that "
-                              "only a source's sends");
+        session_refuse(session, "the destination's QEMU sent a message that "
+                                "only a source's sends");
     }
 }
 

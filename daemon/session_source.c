@@ -577,7 +577,7 @@ static void on_ticket(struct session *session,
     bool good;
 
     if (session->state != SESSION_WAITING) {
-        session_lost(session, "QEMU handed over a second ticket");
+        session_refuse(session, "QEMU handed over a second ticket");
         return;
     }
     if (bytes && bytes <= sizeof(message->ticket))
@@ -605,7 +605,7 @@ static void on_prepare(struct session *session,
 
     if (session->state != SESSION_JOINED || session->source->preparing ||
         be32toh(prepare->blocks) != session->table.count) {
-        session_lost(session, "QEMU prepares out of turn");
+        session_refuse(session, "QEMU prepares out of turn");
         return;
     }
     session->source->preparing = true;
@@ -667,18 +667,18 @@ static void on_switchover(struct session *session, int fd)
                 !session->source->sender && session->table.count;
 
     if (session->state != SESSION_PREPARED && !back) {
-        session_lost(session, "QEMU switches over out of turn");
+        session_refuse(session, "QEMU switches over out of turn");
         return;
     }
     if (back &&
         block_table_mark(&session->table) != session->keep.record.table) {
-        session_fail(session, "what QEMU has kept is of another block table");
+        session_refuse(session, "what QEMU has kept is of another block table");
         return;
     }
     if (back)
         new_sender(session);
     if (read_left(session, fd)) {
-        session_fail(session, "QEMU's bitmap of what is left is too short");
+        session_refuse(session, "QEMU's bitmap of what is left is too short");
         return;
     }
     session->total_pages = session->left_pages =
@@ -712,7 +712,7 @@ static void handoff_message(void *owner, enum handoff_type type,
              !session->source->sender))
             wire_take_block(session, &session->table, body, fd);
         else
-            session_lost(session, "QEMU hands over a block out of turn");
+            session_refuse(session, "QEMU hands over a block out of turn");
         break;
     case HANDOFF_PREPARE:
         on_prepare(session, body);
@@ -721,8 +721,8 @@ static void handoff_message(void *owner, enum handoff_type type,
         on_switchover(session, *fd);
         break;
     default:
-        session_lost(session, "the source's QEMU sent a message that only a "
-                              "destination's sends");
+        session_refuse(session, "the source's QEMU sent a message that only a "
+                                "destination's sends");
     }
 }
 

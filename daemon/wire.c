@@ -85,18 +85,18 @@ void wire_take_block(struct session *session, struct block_table *table,
     char error[ERROR_TEXT_BYTES];
 
     if (!block.hva || (flags & HANDOFF_BLOCK_FD && block.fd < 0)) {
-        session_lost(session, "QEMU handed over a block without memory");
+        session_refuse(session, "QEMU handed over a block without memory");
         return;
     }
     /* Shared memory only: reading another file may block without end. */
     if (block.fd >= 0 && fcntl(block.fd, F_GET_SEALS) < 0) {
-        session_lost(session, "QEMU handed over a block whose descriptor is "
-                              "no memfd, shmem or hugetlbfs file");
+        session_refuse(session, "QEMU handed over a block whose descriptor is "
+                                "no memfd, shmem or hugetlbfs file");
         return;
     }
     memcpy(block.idstr, message->idstr, sizeof(block.idstr));
     if (block_table_add(table, &block, error)) {
-        session_lost(session, error);
+        session_refuse(session, error);
         return;
     }
     if (block.fd >= 0)

@@ -49,6 +49,8 @@ static struct {
     unsigned long mib, zero_percent, left_percent, threads, blocks, seed;
     unsigned long every; /* that many pages one is touched and checked */
     unsigned long keep_version; /* written into what is kept; SIGUSR1: undone */
+    unsigned long spoil; /* that often a userfaultfd is handed over again that
+                            blocks */
     bool odd; /* blocks that are no multiple of a huge page */
     bool chaos; /* anything may be lost, also before the switchover */
     const char *hold; /* where a process stops itself, by SIGSTOP */
@@ -536,10 +538,11 @@ static int attach_somewhere(int socket, struct loop_placer *placers,
                             unsigned *placer_count,
                             const struct handoff_attach *attach)
 {
+    static unsigned long spoilt;
     struct handoff_welcome welcome;
 
-    uffd_block(false);
-    while (!handoff_blocks(socket) ||
+    while (uffd_block(returns && spoilt++ < options.spoil),
+           !handoff_blocks(socket) ||
            !handoff_put(socket, HANDOFF_ATTACH, attach, sizeof(*attach),
                         destination_uffd) ||
            !handoff_await(socket, HANDOFF_ATTACHED, NULL, 0)) {
@@ -678,7 +681,8 @@ static void usage(void)
           "  [--kind anon|thp|memfd|mixed|hugetlb|hugetlb-shared] [--mib N]\n"
           "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
           "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
-          "  [--every N] [--keep_version N] [--chaos] [--hold WHERE]\n",
+          "  [--every N] [--keep_version N] [--chaos] [--hold WHERE]\n"
+          "  [--spoil N]\n",
           stderr);
     exit(2);
 }
@@ -705,6 +709,7 @@ static void parse(int argc, char **argv)
         {"name", 1, NULL, 'n'},    {"address", 1, NULL, 'a'},
         {"every", 1, NULL, 'y'},   {"keep_version", 1, NULL, 'v'},
         {"chaos", 0, NULL, 'c'},   {"hold", 1, NULL, 'h'},
+        {"spoil", 1, NULL, 'p'},
         {0},
     };
     int choice;
@@ -751,6 +756,9 @@ static void parse(int argc, char **argv)
             break;
         case 'h':
             options.hold = optarg;
+            break;
+        case 'p':
+            options.spoil = number(optarg, 0, 1000);
             break;
         case 'o':
             options.odd = true;

@@ -252,6 +252,21 @@ def userfaultfd_that_cannot_be_waited_for(kind):
         require(migration.figures["returns"], "QEMU has not come back")
 
 
+@test(kind=("thp", "memfd"))
+def userfaultfd_that_is_of_no_use_to_the_next_remapd(kind):
+    """It says so and lets QEMU go, which hands over everything again."""
+    with Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind=kind, mib=MIB, zero=5, threads=2,
+                              spoil=3)
+        wait_placed(pair, 0.2)
+        pair.restart(pair.hosts[1])
+        migration.finish(30)
+        said = pair.hosts[1].remapd.process.output()
+        require(said.count("cannot go on with this QEMU: QEMU handed over a "
+                           "userfaultfd that blocks") == 3, said)
+        require(migration.figures["returns"] == 4, f"{migration.figures}")
+
+
 @test
 def daemons_killed_again_and_again():
     with Pair(LINK, OPTIONS) as pair:
