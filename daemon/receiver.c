@@ -292,6 +292,12 @@ static int receive_range(struct receive_thread *thread,
                                  &waited_data_ns);
     placed_zero = pagemap_placed(&receiver->map, first, pages, want_zero,
                                  &waited_zero_ns);
+    /* They were this thread's alone, whoever has placed them: fault_finish()
+     * may have been there first. */
+    if (ops->in_place) {
+        placed_data = mask_count(want_data);
+        placed_zero = mask_count(want_zero);
+    }
     if (block->shared)
         show_pages(thread, frame, want_data, want_zero);
     if (thread->channel.kind == CHANNEL_URGENT && frame->length >= HUGE_BYTES)

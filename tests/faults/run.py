@@ -24,6 +24,7 @@ from lab.basics import stop_on_signals
 MIB = 64
 SEED = int(os.environ.get("SEED", 1))
 HARD_RUNS = int(os.environ.get("RUNS", 4))
+COUNTED_RUNS = 32
 END_SECONDS = 180
 FAULTS = re.compile(r"faults: (\d+) late, (\d+) short, (\d+) again, "
                     r"(\d+) failed, of (\d+) calls")
@@ -67,6 +68,19 @@ def survived(kind):
     late, short, again, failed, _ = map(sum, zip(source, destination))
     require(late and short and again and not failed,
             f"{source}, {destination}")
+
+
+@test
+def every_page_is_counted_once():
+    """Many receive at once, and are late, while the thread that reads faults
+    looks for what others have left undone."""
+    options = ("--urgent-channels", "4", "--bulk-channels", "8")
+    for seed in range(SEED, SEED + COUNTED_RUNS):
+        with faults(seed, "soft"), Pair("loopback", options) as pair:
+            moved = pair.migrate(kind="memfd", mib=8, threads=8, seed=seed)
+            pages = moved.report("destination")["pages"]
+            require(pages["data"] + pages["zero"] == moved.figures["left"],
+                    f"SEED={seed}: {pages} of {moved.figures['left']}")
 
 
 def judge(migration, pair):
