@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One plan, with guest-less memory."""
 
+import collections
 import contextlib
 import json
 import os
@@ -124,6 +125,7 @@ class Chaos:
         self.guests = []
         self.done = [] # (what, stage) of what was really done
         self.down = set() # hosts without a daemon
+        self.cut = collections.Counter() # sides whose way out is cut
 
     def hosts(self, side):
         return [host for role, host in zip(plans.SIDES, self.pair.hosts)
@@ -155,9 +157,8 @@ class Chaos:
         if what == "link cut":
             self.link("down")
         elif what == "one way cut":
-            here, there = self.pair.hosts[::1 if to == "source" else -1]
-            run("ip", "-n", here.namespace, "route", "add", "blackhole",
-                there.address)
+            self.cut[to] += 1
+            self.way("replace", to)
         elif what in ("reset", "stall"):
             self.pair.tell(f"{what} {to}")
         elif what == "closed":
@@ -187,9 +188,9 @@ class Chaos:
         if what == "link cut":
             self.link("up")
         elif what == "one way cut":
-            here, there = self.pair.hosts[::1 if to == "source" else -1]
-            run("ip", "-n", here.namespace, "route", "delete", "blackhole",
-                there.address)
+            self.cut[to] -= 1
+            if not self.cut[to]: # no other one lasts
+                self.way("delete", to)
         elif what in ("refused", "mute", "disorder"):
             self.pair.tell({"refused": "admit", "mute": "speak",
                             "disorder": "order"}[what])
@@ -201,6 +202,11 @@ class Chaos:
             self.to_daemons(to, signal.SIGCONT)
         elif what == "QEMU stopped":
             self.guests[0].release()
+
+    def way(self, what, side):
+        here, there = self.pair.hosts[::1 if side == "source" else -1]
+        run("ip", "-n", here.namespace, "route", what, "blackhole",
+            there.address)
 
     def link(self, way):
         for host in self.pair.hosts:
