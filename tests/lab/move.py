@@ -75,6 +75,8 @@ class Move:
         self.before = self.counters()
         self.give_warm()
         self.begun = time.time()
+        # Of an earlier migration, which may have failed or have come in.
+        self.source.qmp.forget()
         self.source.qmp("migrate", uri=self.uri)
 
     def switch(self):
@@ -116,6 +118,20 @@ class Move:
         if not self.stopped:
             self.vm.arrived(self.destination)
 
+    def wait_refused(self, seconds=60):
+        """Waits for the end of a migration that must not leave its source, and
+        returns what both sides say of it. Either may notice first; the source
+        fails before it says why, the destination says why and ends."""
+        def over():
+            if self.completed_there():
+                raise Failed("the migration completed")
+            return (self.source.qmp.find("MIGRATION", status="failed")
+                    and not self.destination.process.alive())
+        wait_until(over, "both sides give up", seconds)
+        return "\n".join([self.information().get("error-desc", ""),
+                          self.source.process.output(),
+                          self.destination.process.output()])
+
     def look_at_huge_pages(self):
         """`huge_kept`: how much of what was huge at the source is so again.
         What pre-copy found to be zeros is, too, but takes no memory now."""
@@ -138,6 +154,9 @@ class Move:
     def completed(self):
         self.check()
         self.progress(self)
+        return self.completed_there()
+
+    def completed_there(self):
         return self.destination.qmp.find("MIGRATION", status="completed")
 
     def check(self):

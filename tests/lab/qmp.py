@@ -77,9 +77,14 @@ class Qmp:
     def human(self, command):
         return self("human-monitor-command", command_line=command)
 
+    def forget(self):
+        """What has happened so far is found no more."""
+        with self.changed:
+            self.events.clear()
+
     def find(self, name, **data):
         """The newest event of this name that has these data, or None."""
-        for event in reversed(self.events):
+        for event in self.events[::-1]:
             if event.name == name and data.items() <= event.data.items():
                 return event
         return None
