@@ -8,34 +8,42 @@ GUEST_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/remapd/guest
 GUEST_SOURCES := tests/guest/work.c tests/guest/work.h
 GUEST_CFLAGS := -std=gnu17 -O2 -Wall -Wextra -Werror
 
-# In the order of loading.
+# In the order of loading; some kernels have some of them built in.
 GUEST_MODULES := virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev \
 	virtio_pci virtio_blk failover net_failover virtio_net
 
 GUESTS := build/guest/vmlinuz build/guest/initramfs build/guest/tiny.elf
 
-.PHONY: guest
+.PHONY: guest guest-modules
 guest: $(GUESTS)
+
+guest-modules:
+	@echo $(GUEST_CACHE)/modules
 
 # Debian's packages move on: what is in the cache stays until it is removed.
 $(GUEST_CACHE)/vmlinuz $(GUEST_CACHE)/modules/order &:
 	@mkdir -p $(GUEST_CACHE)
 	cd $(GUEST_CACHE) && package=$$(apt-cache depends linux-image-cloud-amd64 | \
 	    sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p') && \
-	    rm -rf linux* && apt-get -q -o APT::Sandbox::User=root download $$package && \
-	    dpkg -x $$package*.deb linux && rm $$package*.deb && \
-	    mkdir -p modules && for module in $(GUEST_MODULES); do \
-	        find linux/lib/modules -name $$module.ko -exec cp {} modules \; && \
-	        [ -e modules/$$module.ko ] || exit 1; done && \
-	    cp linux/boot/vmlinuz-* vmlinuz && rm -r linux && \
-	    printf '%s.ko\n' $(GUEST_MODULES) >modules/order
+	    rm -rf linux* modules && \
+	    apt-get -q -o APT::Sandbox::User=root download $$package && \
+	    dpkg -x $$package*.deb linux && rm $$package*.deb && mkdir modules && \
+	    for module in $(GUEST_MODULES); do \
+	        file=$$(find linux -name "$$module.ko*" | head -1); \
+	        case $$file in \
+	        *.ko) cp $$file modules ;; \
+	        *.xz) xz -dc $$file >modules/$$module.ko ;; \
+	        *) find linux -name modules.builtin | xargs grep -q "/$$module.ko$$" && \
+	           continue ;; \
+	        esac && echo $$module.ko >>modules/order || exit 1; done && \
+	    cp linux/boot/vmlinuz-* vmlinuz && rm -r linux
 
 $(GUEST_CACHE)/busybox:
 	@mkdir -p $(GUEST_CACHE)
 	cd $(GUEST_CACHE) && rm -rf bb busybox-static* && \
 	    apt-get -q -o APT::Sandbox::User=root download busybox-static && \
 	    dpkg -x busybox-static*.deb bb && rm busybox-static*.deb && \
-	    cp bb/bin/busybox $@ && rm -r bb
+	    cp $$(find bb -path '*/bin/busybox') $@ && rm -r bb
 
 build/guest/vmlinuz: $(GUEST_CACHE)/vmlinuz
 	@mkdir -p $(@D)
