@@ -179,3 +179,23 @@ int channel_recv_exactly(struct channel *channel, struct iovec *iov)
 
     return MIN(at, 0);
 }
+
+int channel_lend(const struct channel *channel)
+{
+    return channel->next_bytes ? -1 : channel->fd;
+}
+
+void channel_lent(struct channel *channel, uint64_t bytes)
+{
+    channel->received_bytes += bytes;
+}
+
+uint64_t channel_heard_bytes(const struct channel *channel)
+{
+    struct tcp_info info = {0};
+    socklen_t length = sizeof(info);
+
+    if (getsockopt(channel->fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+        return channel->received_bytes;
+    return info.tcpi_bytes_received;
+}

@@ -66,4 +66,17 @@ int channel_recv(struct channel *channel, struct iovec *iov, unsigned count);
  * reading ahead. */
 int channel_recv_exactly(struct channel *channel, struct iovec *iov);
 
+/**
+ * channel_lend() - the socket, for another process to take a frame's payload
+ * from, as long as nothing of that has been received here. channel_lent() - it
+ * has taken @bytes.
+ * Return: the channel's own descriptor, or -1 if that cannot be.
+ */
+int channel_lend(const struct channel *channel);
+void channel_lent(struct channel *channel, uint64_t bytes);
+
+/** channel_heard_bytes() - what has come from the peer, whoever may receive it;
+ * to see whether anything comes. Any thread. */
+uint64_t channel_heard_bytes(const struct channel *channel);
+
 #endif

@@ -51,6 +51,8 @@ static const struct {
     {PLACE_MOVE, ENOMEM, OUTCOME_COPY},
     {PLACE_MOVE, EINVAL, OUTCOME_COPY}, /* locked memory, and the like */
     {PLACE_MOVE, EIO, OUTCOME_COPY},    /* the placer does not answer */
+    {PLACE_MOVE, EBADF, OUTCOME_COPY},  /* QEMU cannot use our socket */
+    {PLACE_MOVE, EPIPE, OUTCOME_LOST},
     {PLACE_MOVE, ESRCH, OUTCOME_GONE},
     {PLACE_REMAP, 0, OUTCOME_PLACED},
     {PLACE_REMAP, EEXIST, OUTCOME_PRESENT},
@@ -162,6 +164,7 @@ static int place_range(const struct place_target *target,
             atomic_fetch_add(&target->stats->fallback_pages,
                              length / PAGE_BYTES);
             break;
+        case OUTCOME_LOST:
         case OUTCOME_FAILED:
             return -error;
         }
@@ -193,23 +196,27 @@ int place_zero(const struct place_target *target, enum place_engine engine,
 int place_whole(const struct place_target *target, enum place_engine engine,
                 struct placer_pool *placers, unsigned own,
                 const struct block *block, uint64_t offset,
-                const uint64_t *data, const uint8_t *from)
+                struct placer_fill *fill)
 {
     const struct place_ops *ops = engines[engine];
     uint64_t done = 0;
     int error;
 
     if (!ops->whole)
-        return place_data(target, engine, block, offset, HUGE_BYTES, from);
-    error = ops->whole(placers, own, block, offset, data, from, &done);
+        return place_data(target, engine, block, offset, HUGE_BYTES,
+                          fill->buffer);
+    error = ops->whole(placers, own, block, offset, fill, &done);
     switch (place_outcome_of(engine, error)) {
     case OUTCOME_PLACED:
         return 0;
+    case OUTCOME_LOST:
+        return -error;
     case OUTCOME_GONE:
         return -ESRCH;
     default:
-        atomic_fetch_add(&target->stats->fallback_pages,
-                         HUGE_BYTES / PAGE_BYTES);
+        if (fill->fd < 0 || fill->taken)
+            atomic_fetch_add(&target->stats->fallback_pages,
+                             HUGE_BYTES / PAGE_BYTES);
         return -EAGAIN;
     }
 }

@@ -29,6 +29,7 @@ enum place_outcome {
     OUTCOME_PRESENT, /* the first page was there already: wake it, go on */
     OUTCOME_AGAIN,   /* go on from the reported byte */
     OUTCOME_COPY,    /* not this way: copy instead */
+    OUTCOME_LOST,    /* bytes that QEMU took off the network */
     OUTCOME_GONE,    /* the guest's memory is no more */
     OUTCOME_FAILED,  /* a bug, or a kernel that does not keep its word */
 };
@@ -57,11 +58,11 @@ struct place_ops {
                 uint64_t *done);
     int (*zero)(const struct place_target *target, const struct block *block,
                 uint64_t offset, uint64_t length, uint64_t *done);
-    /* Place a whole granule of HUGE_BYTES as one huge page; NULL: data does.
-     * Pages of @data have their bytes at @from, the others are zero. */
+    /* Place a whole granule of HUGE_BYTES as one huge page; NULL: data does,
+     * out of the buffer. */
     int (*whole)(struct placer_pool *placers, unsigned own,
                  const struct block *block, uint64_t offset,
-                 const uint64_t *data, const uint8_t *from, uint64_t *done);
+                 struct placer_fill *fill, uint64_t *done);
 };
 
 extern const struct place_ops place_copy_ops, place_continue_ops,
@@ -118,16 +119,17 @@ uint64_t place_granule(enum place_engine engine, const struct block *block);
  * place_whole() - place all of one granule of HUGE_BYTES as one huge page.
  * @placers, @own: as in placer_place()
  * @offset: a multiple of HUGE_BYTES; every page from there is missing
- * @data: which pages have bytes at @from; the others are zero, there too if
- *        the engine is `staged`
+ * @fill: what it is to hold; if the engine is `staged`, all of it is in the
+ *         buffer
  *
  * Any thread. Return: 0; -EAGAIN if it must be placed by place_data() and
- * place_zero() instead; -ESRCH if the guest's memory is gone; or -errno.
+ * place_zero() instead; -EPIPE if bytes are lost that were taken from the
+ * socket; -ESRCH if the guest's memory is gone; or -errno.
  */
 int place_whole(const struct place_target *target, enum place_engine engine,
                 struct placer_pool *placers, unsigned own,
                 const struct block *block, uint64_t offset,
-                const uint64_t *data, const uint8_t *from);
+                struct placer_fill *fill);
 
 /** place_present() - answer a fault on a page that is not missing: give it
  * what the kernel holds for it, or zeros if it holds nothing any more. */

@@ -5,7 +5,6 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 
-#include "pageset.h"
 #include "place.h"
 
 /* UFFDIO_ZEROPAGE is not for hugetlb: its zeros are copied from here. */
@@ -51,19 +50,9 @@ static int copy_zero(const struct place_target *target,
 /* Engine move: a whole huge page, by QEMU's placer. */
 static int move_whole(struct placer_pool *placers, unsigned own,
                       const struct block *block, uint64_t offset,
-                      const uint64_t *data, const uint8_t *from, uint64_t *done)
+                      struct placer_fill *fill, uint64_t *done)
 {
-    const unsigned pages = HUGE_BYTES / PAGE_BYTES;
-    struct iovec iov[HUGE_BYTES / PAGE_BYTES / 2];
-    unsigned count = 0, end;
-
-    for (unsigned run = mask_run(data, pages, 0, &end); run < pages;
-         run = mask_run(data, pages, end, &end))
-        iov[count++] =
-            (struct iovec){(void *)(uintptr_t)(from + run * PAGE_BYTES),
-                           (end - run) * PAGE_BYTES};
-    return placer_place(placers, own, block->hva + offset, from, iov, count,
-                        HUGE_BYTES, done);
+    return placer_place(placers, own, block->hva + offset, fill, done);
 }
 
 const struct place_ops place_copy_ops = {

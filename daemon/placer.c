@@ -5,80 +5,125 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/socket.h>
 
+#include "pageset.h"
 #include "util.h"
 
-#define PLACER_MAX_RUNS  256 /* of 512 pages, every second one */
-#define PLACER_ANSWER_MS 10000
+#define PLACER_SLOT_PAGES (PLACER_SLOT_BYTES / PAGE_BYTES)
+#define PLACER_MAX_RUNS   (PLACER_SLOT_PAGES / 2) /* every second page */
+#define PLACER_ANSWER_MS  10000
 
 /* Slots in one command, before the first use. */
 #define PLACER_PRIME_AT_ONCE 8
 
+/* After each use: the slot that was used, and one that another thread took. */
+#define PLACER_PRIME_BEHIND 2
+
+/* The socket is the own thread's, once pages move. */
 struct placer {
-    pthread_mutex_t lock; /* of all that follows, once pages move */
     int fd;
     pid_t pid;
     uint64_t staging;
+    _Atomic bool broken;
+    pthread_mutex_t lock;    /* of the ring: other threads take slots, too */
     uint32_t slots, next;    /* the ring of slots; the one to be used next */
     _Atomic uint32_t primed; /* slots from next on that are ready */
     uint32_t asked;          /* slots behind them whose priming is under way */
+    uint32_t lent;           /* slots that other threads are using */
     uint64_t uses;           /* that are still expected */
-    _Atomic bool broken;
 };
 
-static void placer_command(struct placer *placer, enum placer_op op,
-                           uint32_t slot, uint64_t hva, uint64_t length)
+static uint64_t placer_staging(const struct placer *placer, uint32_t slot)
 {
-    struct placer_command command = {
-        .op = htobe32(op),
-        .slot = htobe32(slot),
-        .hva = htobe64(hva),
-        .length = htobe64(length),
-    };
+    return placer->staging + (uint64_t)slot * PLACER_SLOT_BYTES;
+}
 
-    if (send(placer->fd, &command, sizeof(command), MSG_NOSIGNAL) < 0)
+/* Send @command, and lend QEMU @fd with it, if that is not -1. */
+static void placer_command(struct placer *placer,
+                           const struct placer_command *command, int fd)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec iov = {(void *)(uintptr_t)command, sizeof(*command)};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (fd >= 0) {
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control);
+    }
+    if (sendmsg(placer->fd, &msg, MSG_NOSIGNAL) < 0)
         placer->broken = true;
 }
 
-/* Have up to @max slots primed behind those that are, up to the ring's end. */
+/* Have up to @max slots primed behind those that are, up to the ring's end; but
+ * a slot that another thread is using may be the next one there. */
 static void placer_prime(struct placer *placer, uint32_t max)
 {
-    uint32_t ahead = placer->primed + placer->asked;
-    uint32_t slot = (placer->next + ahead) % placer->slots;
-    uint32_t count = MIN(max, MIN(placer->slots - ahead, placer->slots - slot));
+    struct placer_command command = {.op = htobe32(PLACER_PRIME)};
+    uint32_t ahead, slot, count = 0;
 
-    if (placer->broken || ahead >= placer->uses || !count)
-        return;
-    placer_command(placer, PLACER_PRIME, slot, 0,
-                   (uint64_t)count * PLACER_SLOT_BYTES);
+    pthread_mutex_lock(&placer->lock);
+    ahead = placer->primed + placer->asked;
+    slot = (placer->next + ahead) % placer->slots;
+    if (ahead < placer->uses && !placer->lent)
+        count = MIN(max, MIN(placer->slots - ahead, placer->slots - slot));
     placer->asked += count;
+    pthread_mutex_unlock(&placer->lock);
+    if (!count || placer->broken)
+        return;
+    command.staging = htobe64(placer_staging(placer, slot));
+    command.length = htobe64((uint64_t)count * PLACER_SLOT_BYTES);
+    placer_command(placer, &command, -1);
 }
 
-/* Take one answer. Return true for that to a MOVE. */
-static bool placer_answer(struct placer *placer, struct placer_answer *answer,
-                          int flags)
+/* Slots that were asked for are primed; false if they were not. */
+static bool placer_primed(struct placer *placer, uint64_t slots)
 {
-    ssize_t got = recv(placer->fd, answer, sizeof(*answer), flags);
+    bool fine;
 
-    if (got != sizeof(*answer)) {
-        placer->broken |= got >= 0 || (errno != EAGAIN && errno != EINTR) ||
-                          !(flags & MSG_DONTWAIT);
-        return false;
+    pthread_mutex_lock(&placer->lock);
+    fine = slots <= placer->asked;
+    if (fine) {
+        placer->asked -= (uint32_t)slots;
+        placer->primed += (uint32_t)slots;
     }
-    answer->op = be32toh(answer->op);
-    answer->error = be32toh(answer->error);
-    answer->done = be64toh(answer->done);
-    if (answer->op == PLACER_MOVE)
-        return true;
-    if (answer->op != PLACER_PRIME || answer->error ||
-        answer->done / PLACER_SLOT_BYTES > placer->asked) {
-        placer->broken = true; /* no memory for staging, or nonsense */
-        return false;
+    pthread_mutex_unlock(&placer->lock);
+    return fine;
+}
+
+/* Take one answer. Return 1 for one to a command that moves, 0 for another, or
+ * -EAGAIN if there is none yet, -EIO if there will be none. */
+static int placer_answer(struct placer *placer, struct placer_answer *answer,
+                         int flags)
+{
+    ssize_t got;
+
+    do {
+        got = recv(placer->fd, answer, sizeof(*answer), flags);
+    } while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == EAGAIN)
+        return -EAGAIN;
+    if (got == sizeof(*answer)) {
+        answer->op = be32toh(answer->op);
+        answer->error = be32toh(answer->error);
+        answer->done = be64toh(answer->done);
+        answer->received = be64toh(answer->received);
+        if (answer->op == PLACER_MOVE || answer->op == PLACER_RECEIVE)
+            return 1;
+        if (answer->op == PLACER_PRIME && !answer->error &&
+            placer_primed(placer, answer->done / PLACER_SLOT_BYTES))
+            return 0;
     }
-    placer->asked -= (uint32_t)(answer->done / PLACER_SLOT_BYTES);
-    placer->primed += (uint32_t)(answer->done / PLACER_SLOT_BYTES);
-    return false;
+    placer->broken = true; /* gone, no memory for staging, or nonsense */
+    return -EIO;
 }
 
 struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots)
@@ -104,13 +149,10 @@ void placer_begin(struct placer *placer)
 
 bool placer_ready(struct placer *placer)
 {
-    uint32_t before;
     struct placer_answer answer;
 
-    do {
-        before = placer->asked;
-        placer_answer(placer, &answer, MSG_DONTWAIT);
-    } while (placer->asked < before && !placer->broken);
+    while (!placer_answer(placer, &answer, MSG_DONTWAIT))
+        ;
     return placer->broken || !placer->asked;
 }
 
@@ -128,80 +170,154 @@ void placer_free(struct placer *placer)
     free(placer);
 }
 
-static bool placer_fill(const struct placer *placer, const uint8_t *from,
-                        const struct iovec *iov, unsigned count)
+/* A slot of staging that is in use, and whose it is. */
+struct placer_slot {
+    uint64_t staging; /* its address, or 0 for none */
+    struct placer *owner;
+};
+
+/* Take a primed slot of @owner's for @user, if there is one. */
+static bool placer_take(struct placer *owner, const struct placer *user,
+                        struct placer_slot *slot)
 {
-    uint64_t slot =
-        placer->staging + (uint64_t)placer->next * PLACER_SLOT_BYTES;
-    struct iovec remote[PLACER_MAX_RUNS];
+    *slot = (struct placer_slot){0, owner};
+    pthread_mutex_lock(&owner->lock);
+    if (owner->primed && !owner->broken) {
+        slot->staging = placer_staging(owner, owner->next);
+        owner->next = (owner->next + 1) % owner->slots;
+        owner->primed--;
+        owner->uses -= owner->uses > 0;
+        owner->lent += owner != user;
+    }
+    pthread_mutex_unlock(&owner->lock);
+    return slot->staging;
+}
+
+static void placer_give_back(const struct placer_slot *slot,
+                             const struct placer *user)
+{
+    pthread_mutex_lock(&slot->owner->lock);
+    slot->owner->lent -= slot->owner != user;
+    pthread_mutex_unlock(&slot->owner->lock);
+}
+
+/* A primed slot: the user's own, or one of who has the most, or the user's own
+ * once it has been primed. */
+static bool placer_pick(struct placer_pool *pool, struct placer *user,
+                        struct placer_slot *slot)
+{
+    struct placer *best = user;
+    struct placer_answer answer;
+
+    if (placer_take(user, user, slot))
+        return true;
+    for (unsigned i = 0; i < pool->count; i++) {
+        if (pool->placers[i]->primed > best->primed)
+            best = pool->placers[i];
+    }
+    if (best != user && placer_take(best, user, slot))
+        return true;
+    if (user->asked && placer_answer(user, &answer, 0) == -EAGAIN)
+        user->broken = true;
+    return placer_take(user, user, slot);
+}
+
+/* The pages of @data between @buffer and the slot at @slot, by @copy. */
+static bool
+placer_copy(const struct placer *placer, uint64_t slot, const uint64_t *data,
+            uint8_t *buffer,
+            ssize_t (*copy)(pid_t pid, const struct iovec *local,
+                            unsigned long locals, const struct iovec *remote,
+                            unsigned long remotes, unsigned long flags))
+{
+    struct iovec local[PLACER_MAX_RUNS], remote[PLACER_MAX_RUNS];
+    unsigned count = 0, end;
     size_t bytes = 0;
 
-    for (unsigned i = 0; i < count; i++) {
-        uint64_t offset = (uint64_t)((uint8_t *)iov[i].iov_base - from);
+    for (unsigned run = mask_run(data, PLACER_SLOT_PAGES, 0, &end);
+         run < PLACER_SLOT_PAGES;
+         run = mask_run(data, PLACER_SLOT_PAGES, end, &end)) {
+        size_t length = (end - run) * PAGE_BYTES;
 
-        remote[i].iov_base = (void *)(uintptr_t)(slot + offset);
-        remote[i].iov_len = iov[i].iov_len;
-        bytes += iov[i].iov_len;
+        local[count] = (struct iovec){buffer + run * PAGE_BYTES, length};
+        remote[count++] = (struct iovec){
+            (void *)(uintptr_t)(slot + run * PAGE_BYTES), length};
+        bytes += length;
     }
-    return process_vm_writev(placer->pid, iov, count, remote, count, 0) ==
-           (ssize_t)bytes;
+    return copy(placer->pid, local, count, remote, count, 0) == (ssize_t)bytes;
 }
 
-/* The placer to use: the thread's own, or the one with the most to give. */
-static struct placer *placer_pick(struct placer_pool *pool, unsigned own)
+/* Is it the network that one waits for, and not QEMU? */
+static bool placer_waits_for(int fd)
 {
-    struct placer *best = pool->placers[own];
+    char byte;
 
-    if (best->primed && !best->broken)
-        return best;
-    for (unsigned i = 0; i < pool->count; i++) {
-        struct placer *placer = pool->placers[i];
-
-        if (!placer->broken && (best->broken || placer->primed > best->primed))
-            best = placer;
-    }
-    return best;
+    return fd >= 0 && recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+           errno == EAGAIN;
 }
 
-static int placer_use(struct placer *placer, uint64_t hva, const uint8_t *from,
-                      const struct iovec *iov, unsigned count, uint64_t length,
-                      uint64_t *done)
+/* Wait for the answer to the command that moves. Return false if none comes. */
+static bool placer_await(struct placer *placer, int fd,
+                         struct placer_answer *answer)
 {
+    int got;
+
+    while ((got = placer_answer(placer, answer, 0)) != 1) {
+        if (got == -EAGAIN && !placer_waits_for(fd)) /* PLACER_ANSWER_MS */
+            placer->broken = true;
+        if (placer->broken)
+            return false;
+    }
+    return true;
+}
+
+static int placer_use(struct placer *placer, uint64_t slot, uint64_t hva,
+                      struct placer_fill *fill, uint64_t *done)
+{
+    bool receive = fill->fd >= 0;
+    struct placer_command command = {
+        .op = htobe32(receive ? PLACER_RECEIVE : PLACER_MOVE),
+        .staging = htobe64(slot),
+        .hva = htobe64(hva),
+        .length = htobe64(PLACER_SLOT_BYTES),
+    };
     struct placer_answer answer;
-    bool moved = false;
 
-    placer_ready(placer);
-    if (!placer->primed && placer->asked && !placer->broken)
-        placer_answer(placer, &answer, 0);
-    if (placer->broken || !placer->primed)
+    if (!receive &&
+        !placer_copy(placer, slot, fill->data, fill->buffer, process_vm_writev))
         return EIO;
-    if (!placer_fill(placer, from, iov, count)) {
-        placer->broken = true; /* the slot may hold a part: no more zeros */
-        return EIO;
-    }
-    placer_command(placer, PLACER_MOVE, placer->next, hva, length);
-    placer->next = (placer->next + 1) % placer->slots;
-    placer->primed--;
-    placer->uses -= placer->uses > 0;
-    placer_prime(placer, 1);
-    while (!placer->broken && !moved)
-        moved = placer_answer(placer, &answer, 0);
-    if (!moved)
-        return EIO;
+    memcpy(command.pages, fill->data, sizeof(command.pages));
+    placer_command(placer, &command, fill->fd);
+    if (!placer_await(placer, fill->fd, &answer))
+        return receive ? EPIPE : EIO;
     *done = answer.done;
+    if (receive && answer.received) {
+        fill->taken =
+            answer.received == (uint64_t)mask_count(fill->data) * PAGE_BYTES;
+        if (!fill->taken ||
+            (answer.error && !placer_copy(placer, slot, fill->data,
+                                          fill->buffer, process_vm_readv)))
+            return EPIPE;
+    }
     return (int)answer.error;
 }
 
 int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva,
-                 const uint8_t *from, const struct iovec *iov, unsigned count,
-                 uint64_t length, uint64_t *done)
+                 struct placer_fill *fill, uint64_t *done)
 {
-    struct placer *placer = placer_pick(pool, own);
+    struct placer *placer = pool->placers[own];
+    struct placer_slot slot;
     int error;
 
+    fill->taken = false;
     *done = 0;
-    pthread_mutex_lock(&placer->lock);
-    error = placer_use(placer, hva, from, iov, count, length, done);
-    pthread_mutex_unlock(&placer->lock);
+    placer_ready(placer);
+    if (placer->broken || !placer_pick(pool, placer, &slot))
+        return EIO;
+    error = placer_use(placer, slot.staging, hva, fill, done);
+    placer_give_back(&slot, placer);
+    placer_prime(placer, PLACER_PRIME_BEHIND);
+    if (error == EBADF)
+        pool->deaf = true;
     return error;
 }

@@ -2,11 +2,12 @@
 /*
  * remapd's hands in QEMU: staging there, and threads that move it into the
  * guest. proto/placer.h has the protocol. Each receiving thread has a placer of
- * its own, and lends it to the others when they have no primed staging left.
+ * its own, and takes another's staging when its own has no primed slot left.
  */
 #ifndef REMAPD_PLACER_ROOM_H
 #define REMAPD_PLACER_ROOM_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -22,6 +23,7 @@ struct placer;
 struct placer_pool {
     struct placer *placers[PLACER_MAX_COUNT];
     unsigned count;
+    _Atomic bool deaf; /* QEMU cannot use sockets that it is lent */
 };
 
 /**
@@ -52,20 +54,29 @@ void placer_expect(struct placer *placer, uint64_t uses);
 /** placer_free() - close; QEMU gives up the staging. NULL is fine. */
 void placer_free(struct placer *placer);
 
+/* What a slot is to hold: the pages that `data` names, and zeros. Their bytes
+ * are in `buffer`, each at its place in the slot, or still to come, in their
+ * order, from the stream socket `fd`, if that is not -1. */
+struct placer_fill {
+    const uint64_t *data; /* mask of the slot's pages */
+    uint8_t *buffer;
+    int fd;
+    bool taken; /* result: the bytes have been taken from `fd` */
+};
+
 /**
  * placer_place() - fill a slot and move it to @hva, as one piece.
  * @own: index of the calling thread's placer in @pool
- * @iov: what the slot is to hold, iov_base within @from; used up in place
- * @from: the buffer that stands for the slot: each part of @iov goes to the
- *        same place in the slot; what is not named is zero
- * @length: bytes to move
+ * @fill: if its bytes have been taken from the socket and were not moved, they
+ *        are in the buffer
  * @done: result: bytes that moved
  *
- * Any thread; blocks until QEMU has answered. Return: 0 or a positive errno: of
- * the kernel's move, or EIO if no placer is of use any more.
+ * Any thread; blocks until QEMU has answered, and for as long as the socket is
+ * quiet. Return: 0 or a positive errno: of the kernel's move; EIO if no placer
+ * is of use any more; EBADF if QEMU cannot use the socket; or EPIPE if some of
+ * the bytes are lost.
  */
 int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva,
-                 const uint8_t *from, const struct iovec *iov, unsigned count,
-                 uint64_t length, uint64_t *done);
+                 struct placer_fill *fill, uint64_t *done);
 
 #endif

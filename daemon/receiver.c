@@ -166,23 +166,30 @@ static int place_runs(struct receive_thread *thread, const struct frame *frame,
     return 0;
 }
 
-/* @whole: as one huge page, if that can be; else run by run. */
+/* A granule as one huge page; as place_whole(). */
+static int place_huge(struct receive_thread *thread, const struct frame *frame,
+                      struct placer_fill *fill)
+{
+    struct receiver *receiver = thread->receiver;
+    int ret =
+        place_whole(&receiver->target, receiver->engines[frame->block->index],
+                    receiver->placers, (unsigned)(thread - receiver->threads),
+                    frame->block, frame->offset, fill);
+
+    if (!ret)
+        atomic_fetch_add(&receiver->target.stats->huge_pages, 1);
+    return ret;
+}
+
+/* Run by run. */
 static int place_pages(struct receive_thread *thread, const struct frame *frame,
-                       const uint64_t *data, const uint64_t *zero, bool whole,
+                       const uint64_t *data, const uint64_t *zero,
                        const uint8_t *from)
 {
     struct receiver *receiver = thread->receiver;
     enum place_engine engine = receiver->engines[frame->block->index];
-    int ret = -EAGAIN;
+    int ret;
 
-    if (whole)
-        ret = place_whole(&receiver->target, engine, receiver->placers,
-                          (unsigned)(thread - receiver->threads), frame->block,
-                          frame->offset, data, from);
-    if (!ret)
-        atomic_fetch_add(&receiver->target.stats->huge_pages, 1);
-    if (ret != -EAGAIN)
-        return ret;
     /* Zeros alone may be a hole at the source: no memory for them here. Shared
      * ones have it already. */
     if (place_ops_of(engine)->in_place)
@@ -192,6 +199,27 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
         atomic_fetch_add(&receiver->target.stats->pieces, 1);
     ret = place_runs(thread, frame, data, from);
     return ret ? ret : place_runs(thread, frame, zero, NULL);
+}
+
+/* Have QEMU's placer take the payload off the network, into staging and on into
+ * the guest. Return: 0; -EAGAIN if the payload is in @fill's buffer instead;
+ * -ENODATA if it is still to be received; or as place_whole(). */
+static int receive_through_placer(struct receive_thread *thread,
+                                  const struct frame *frame,
+                                  struct placer_fill *fill)
+{
+    struct placer_pool *placers = thread->receiver->placers;
+    int ret;
+
+    fill->fd = placers->deaf ? -1 : channel_lend(&thread->channel);
+    if (fill->fd < 0)
+        return -ENODATA;
+    ret = place_huge(thread, frame, fill);
+    fill->fd = -1;
+    if (fill->taken)
+        channel_lent(&thread->channel,
+                     (uint64_t)mask_count(fill->data) * PAGE_BYTES);
+    return ret == -EAGAIN && !fill->taken ? -ENODATA : ret;
 }
 
 /* Back ends see only what the page map knows of; see faulters_show(). */
@@ -249,9 +277,10 @@ static int receive_range(struct receive_thread *thread,
     unsigned pages = frame_pages(frame), placed_data, placed_zero;
     uint64_t waited_data_ns, waited_zero_ns;
     uint64_t want_data[PAGESET_MASK_WORDS], want_zero[PAGESET_MASK_WORDS];
-    uint8_t *to = thread->worker.buffer, *slot = NULL;
+    struct placer_fill fill = {.data = want_data, .fd = -1};
+    uint8_t *slot = NULL;
+    int lost = 0, ret = -ENODATA;
     bool whole;
-    int lost, ret;
 
     memcpy(want_data, data, sizeof(want_data));
     memcpy(want_zero, zero, sizeof(want_zero));
@@ -264,15 +293,21 @@ static int receive_range(struct receive_thread *thread,
         slot = staging_take(thread->staging);
         whole = slot;
     }
-    if (slot)
-        to = slot;
-    else if (ops->in_place)
-        to = block->map + frame->offset;
-    lost = receive_payload(thread, data, want_data, pages, to);
-    if (!lost && ops->in_place)
-        pagemap_received(&receiver->map, first, pages, want_data);
-    ret = lost ? lost
-               : place_pages(thread, frame, want_data, want_zero, whole, to);
+    fill.buffer = slot            ? slot
+                  : ops->in_place ? block->map + frame->offset
+                                  : thread->worker.buffer;
+    if (whole && !slot)
+        ret = receive_through_placer(thread, frame, &fill);
+    if (ret == -ENODATA) {
+        lost = receive_payload(thread, data, want_data, pages, fill.buffer);
+        if (!lost && ops->in_place)
+            pagemap_received(&receiver->map, first, pages, want_data);
+        ret = lost ? lost : whole ? place_huge(thread, frame, &fill) : -EAGAIN;
+    } else if (ret == -EPIPE) {
+        lost = -ECONNRESET;
+    }
+    if (ret == -EAGAIN)
+        ret = place_pages(thread, frame, want_data, want_zero, fill.buffer);
     if (slot)
         staging_release(thread->staging);
     if (lost) {
@@ -453,7 +488,7 @@ bool receiver_stalls(struct receiver *receiver, uint64_t patience_ns,
     for (unsigned i = 0; i < receiver->count; i++) {
         struct receive_thread *thread = &receiver->threads[i];
         bool bulk = thread->channel.kind == CHANNEL_BULK;
-        uint64_t bytes = thread->channel.received_bytes;
+        uint64_t bytes = channel_heard_bytes(&thread->channel);
         /* An urgent channel owes something only while somebody waits. */
         uint64_t owes = bulk ? 0 : waiting;
         uint64_t patient_ns = bulk ? BULK_PATIENCE * patience_ns : patience_ns;

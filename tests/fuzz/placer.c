@@ -4,14 +4,18 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-static ssize_t take_answer(void *buffer, size_t bytes);
-static ssize_t write_staging(const struct iovec *from, const struct iovec *to,
-                             unsigned long count);
-#define recv(fd, buffer, bytes, flags)        take_answer(buffer, bytes)
-#define send(fd, buffer, bytes, flags)        ((void)(buffer), (ssize_t)(bytes))
+static ssize_t take_answer(int fd, void *buffer, size_t bytes, int flags);
+static ssize_t copy_to(pid_t pid, const struct iovec *local,
+                       unsigned long locals, const struct iovec *remote,
+                       unsigned long remotes, unsigned long flags);
+static ssize_t copy_from(pid_t pid, const struct iovec *local,
+                         unsigned long locals, const struct iovec *remote,
+                         unsigned long remotes, unsigned long flags);
+#define recv                                  take_answer
+#define sendmsg(fd, msg, flags)               ((void)(msg), (ssize_t)0)
 #define setsockopt(fd, level, name, value, n) ((void)(value), 0)
-#define process_vm_writev(pid, from, n, to, m, flags)                          \
-    write_staging(from, to, n)
+#define process_vm_writev                     copy_to
+#define process_vm_readv                      copy_from
 #include "../../daemon/placer.c"
 
 #include "fuzz.h"
@@ -28,8 +32,11 @@ static struct {
 } answers[MAX_STEPS];
 static unsigned answer_count, answers_taken;
 
-static ssize_t take_answer(void *buffer, size_t bytes)
+static ssize_t take_answer(int fd, void *buffer, size_t bytes, int flags)
 {
+    (void)fd;
+    if (flags & MSG_PEEK) /* the network has something: QEMU does nothing */
+        return 1;
     if (answers_taken == answer_count) {
         errno = EAGAIN;
         return -1;
@@ -39,8 +46,8 @@ static ssize_t take_answer(void *buffer, size_t bytes)
     return (ssize_t)bytes;
 }
 
-static ssize_t write_staging(const struct iovec *from, const struct iovec *to,
-                             unsigned long count)
+static ssize_t copy(const struct iovec *from, const struct iovec *to,
+                    unsigned long count)
 {
     ssize_t bytes = 0;
 
@@ -52,19 +59,40 @@ static ssize_t write_staging(const struct iovec *from, const struct iovec *to,
     return bytes;
 }
 
+static ssize_t copy_to(pid_t pid, const struct iovec *local,
+                       unsigned long locals, const struct iovec *remote,
+                       unsigned long remotes, unsigned long flags)
+{
+    (void)pid, (void)flags;
+    REQUIRE(locals == remotes);
+    return copy(local, remote, locals);
+}
+
+static ssize_t copy_from(pid_t pid, const struct iovec *local,
+                         unsigned long locals, const struct iovec *remote,
+                         unsigned long remotes, unsigned long flags)
+{
+    (void)pid, (void)flags;
+    REQUIRE(locals == remotes);
+    return copy(remote, local, locals);
+}
+
 static void check(const struct placer *placer)
 {
     REQUIRE(placer->broken || placer->primed + placer->asked <= placer->slots);
-    REQUIRE(placer->next < placer->slots);
+    REQUIRE(placer->next < placer->slots && !placer->lent);
 }
 
-static void place(struct placer_pool *pool, uint8_t *page)
+/* One page, out of the buffer or from a socket. */
+static void place(struct placer_pool *pool, uint8_t *page, bool receive)
 {
-    struct iovec iov = {page, PAGE_BYTES};
+    const uint64_t data[PAGESET_MASK_WORDS] = {1};
+    struct placer_fill fill = {data, page, receive ? 0 : -1, false};
     uint64_t done = UINT64_MAX;
+    int error = placer_place(pool, 0, HUGE_BYTES, &fill, &done);
 
-    placer_place(pool, 0, HUGE_BYTES, page, &iov, 1, HUGE_BYTES, &done);
     REQUIRE(done != UINT64_MAX);
+    REQUIRE(receive || (!fill.taken && error != EPIPE));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -83,8 +111,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         if (what & 1) { /* a good one, so that more than the first is seen */
             answer = (struct placer_answer){
-                .op = htobe32(what & 2 ? PLACER_MOVE : PLACER_PRIME),
-                .done = htobe64((uint64_t)(what >> 4) * PLACER_SLOT_BYTES)};
+                .op = htobe32(what & 2 ? PLACER_RECEIVE : PLACER_PRIME),
+                .error = htobe32(what & 32 ? EEXIST : 0),
+                .done = htobe64((uint64_t)(what >> 6) * PLACER_SLOT_BYTES),
+                .received = htobe64(what & 16 ? PAGE_BYTES : 0)};
         } else {
             input_take(&input, &answer, sizeof(answer));
         }
@@ -92,7 +122,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         answers[answer_count++].bytes =
             what & 4 ? MIN(what >> 4, sizeof(answer)) : sizeof(answer);
         if (what & 8)
-            place(&pool, page);
+            place(&pool, page, what & 2);
         else
             placer_ready(pool.placers[0]);
         check(pool.placers[0]);

@@ -11,8 +11,8 @@ import struct
 from .basics import Failed
 
 PIDFD_GETFD = 438
-COMMAND, ANSWER = struct.Struct(">IIQQ"), struct.Struct(">IIQ") # placer.h
-PRIME, MOVE = 1, 2
+COMMAND, ANSWER = struct.Struct(">IIQQQ64s"), struct.Struct(">IIQQ") # placer.h
+PRIME, MOVE, RECEIVE = 1, 2, 3
 SLOT_BYTES = 2 << 20
 SECONDS = 10
 
@@ -41,11 +41,26 @@ def sockets(pid):
     return found
 
 
-def tell(end, operation, slot=0, hva=0, length=SLOT_BYTES):
-    """Says one command; returns the name of the error, or None, and the bytes
-    that were done."""
-    end.send(COMMAND.pack(operation, slot, hva, length))
-    answered, error, done = ANSWER.unpack(end.recv(ANSWER.size))
+def staging(machine):
+    """The addresses of the first slots of a QEMU's stagings: huge pages that
+    are neither forked nor dumped."""
+    found, start = [], 0
+    with open(f"/proc/{machine.pid}/smaps", encoding="ascii") as smaps:
+        for line in smaps:
+            word = line.split()
+            if "-" in word[0] and ":" not in word[0]:
+                start = int(word[0].split("-")[0], 16)
+            elif word[0] == "VmFlags:" and {"dc", "dd", "hg"} <= set(word):
+                found.append(start)
+    return found
+
+
+def tell(end, operation, staging, hva=0, length=SLOT_BYTES, lent=()):
+    """Says one command, with the descriptors `lent`; returns the name of the
+    error, or None, and the bytes that were done."""
+    socket.send_fds(end, [COMMAND.pack(operation, 0, staging, hva, length,
+                                       64 * b"\xff")], lent)
+    answered, error, done, _ = ANSWER.unpack(end.recv(ANSWER.size))
     if answered != operation:
         raise Failed(f"command {operation} was answered as {answered}")
     return errno.errorcode.get(error), done

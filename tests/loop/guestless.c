@@ -517,8 +517,8 @@ static unsigned start_placers(int socket, const struct handoff_welcome *welcome,
 
 static void join_placers(struct loop_placer *placers, unsigned *count)
 {
-    while (*count)
-        loop_placer_join(&placers[--*count]);
+    loop_placers_join(placers, *count);
+    *count = 0;
 }
 
 static void uffd_block(bool blocks)

@@ -8,11 +8,16 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "../../daemon/uffdio.h"
 #include "../../proto/placer.h"
@@ -25,10 +30,9 @@ struct loop_placer {
     pthread_t thread;
 };
 
-static uint32_t loop_placer_prime(struct loop_placer *placer, uint32_t slot,
-                                  uint64_t length)
+static uint32_t loop_placer_prime(uint64_t staging, uint64_t length)
 {
-    uint8_t *at = placer->staging + (uint64_t)slot * PLACER_SLOT_BYTES;
+    void *at = (void *)(uintptr_t)staging;
 
     if (madvise(at, length, MADV_DONTNEED) ||
         madvise(at, length, 23 /* MADV_POPULATE_WRITE */))
@@ -36,13 +40,39 @@ static uint32_t loop_placer_prime(struct loop_placer *placer, uint32_t slot,
     return 0;
 }
 
-static uint32_t loop_placer_move(struct loop_placer *placer, uint32_t slot,
+/* Until it is all there, or either end has gone. */
+static uint32_t loop_placer_receive(const struct loop_placer *placer,
+                                    int stream, uint64_t staging,
+                                    const uint8_t *pages, uint64_t *received)
+{
+    for (unsigned page = 0; page < PLACER_SLOT_BYTES / PLACER_PAGE_BYTES;
+         page++) {
+        uint8_t *at =
+            (uint8_t *)(uintptr_t)staging + page * PLACER_PAGE_BYTES;
+        size_t left = pages[page / 8] >> page % 8 & 1 ? PLACER_PAGE_BYTES : 0;
+
+        while (left) {
+            struct pollfd fds[] = {{.fd = stream, .events = POLLIN},
+                                   {.fd = placer->fd}};
+            ssize_t got;
+
+            if (poll(fds, 2, -1) < 0 || fds[1].revents)
+                return ECANCELED;
+            got = recv(stream, at, left, 0);
+            if (got <= 0)
+                return (uint32_t)(got ? errno : ECONNRESET);
+            at += got;
+            left -= (size_t)got;
+            *received += (uint64_t)got;
+        }
+    }
+    return 0;
+}
+
+static uint32_t loop_placer_move(struct loop_placer *placer, uint64_t staging,
                                  uint64_t hva, uint64_t length, uint64_t *done)
 {
-    struct uffdio_move move = {
-        .dst = hva,
-        .src = (uintptr_t)placer->staging + (uint64_t)slot * PLACER_SLOT_BYTES,
-        .len = length};
+    struct uffdio_move move = {.dst = hva, .src = staging, .len = length};
     uint32_t error =
         ioctl(*placer->uffd, UFFDIO_MOVE, &move) ? (uint32_t)errno : 0;
 
@@ -50,22 +80,54 @@ static uint32_t loop_placer_move(struct loop_placer *placer, uint32_t slot,
     return error;
 }
 
+/* The next command, and the socket that comes with it, or -1. */
+static bool loop_placer_next(int fd, struct placer_command *command,
+                             int *stream)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec iov = {command, sizeof(*command)};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
+
+    *stream = -1;
+    if (recvmsg(fd, &msg, MSG_CMSG_CLOEXEC) != sizeof(*command))
+        return false;
+    if (CMSG_FIRSTHDR(&msg))
+        memcpy(stream, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(*stream));
+    return true;
+}
+
 static void *loop_placer_main(void *opaque)
 {
     struct loop_placer *placer = opaque;
     struct placer_command command;
+    int stream;
 
-    while (recv(placer->fd, &command, sizeof(command), 0) ==
-           sizeof(command)) {
-        uint32_t slot = be32toh(command.slot);
-        uint64_t length = be64toh(command.length), done = length;
-        uint32_t error =
-            be32toh(command.op) == PLACER_PRIME
-                ? loop_placer_prime(placer, slot, length)
-                : loop_placer_move(placer, slot, be64toh(command.hva), length,
-                                   &done);
+    while (loop_placer_next(placer->fd, &command, &stream)) {
+        uint64_t staging = be64toh(command.staging);
+        uint64_t length = be64toh(command.length), done = 0, received = 0;
+        uint32_t error = 0;
+
+        if (be32toh(command.op) == PLACER_PRIME) {
+            error = loop_placer_prime(staging, length);
+            done = error ? 0 : length;
+        } else {
+            if (be32toh(command.op) == PLACER_RECEIVE)
+                error = loop_placer_receive(placer, stream, staging,
+                                            command.pages, &received);
+            if (!error)
+                error = loop_placer_move(placer, staging, be64toh(command.hva),
+                                         length, &done);
+        }
+        if (stream >= 0)
+            close(stream);
         struct placer_answer answer = {command.op, htobe32(error),
-                                       htobe64(done)};
+                                       htobe64(done), htobe64(received)};
 
         if (send(placer->fd, &answer, sizeof(answer), MSG_NOSIGNAL) < 0)
             break;
@@ -95,12 +157,17 @@ static int loop_placer_start(struct loop_placer *placer, const int *uffd,
     return fds[1];
 }
 
-/* Wait until remapd has closed its end; what is left of staging goes. */
-static void loop_placer_join(struct loop_placer *placer)
+/* Wait until remapd has closed its ends; what is left of staging goes, which
+ * each of the threads may have used. */
+static void loop_placers_join(struct loop_placer *placers, unsigned count)
 {
-    pthread_join(placer->thread, NULL);
-    close(placer->fd);
-    munmap(placer->staging, (size_t)placer->slots * PLACER_SLOT_BYTES);
+    for (unsigned i = 0; i < count; i++) {
+        pthread_join(placers[i].thread, NULL);
+        close(placers[i].fd);
+    }
+    for (unsigned i = 0; i < count; i++)
+        munmap(placers[i].staging,
+               (size_t)placers[i].slots * PLACER_SLOT_BYTES);
 }
 
 #endif

@@ -131,12 +131,13 @@ static uint8_t *filled_slot(uint64_t offset)
     return slot;
 }
 
-static int place_slot(uint64_t offset, const uint8_t *slot)
+static int place_slot(uint64_t offset, uint8_t *slot)
 {
     static const uint64_t all[PAGESET_MASK_WORDS];
+    struct placer_fill fill = {all, slot, -1, false};
 
     return place_whole(&guest.target, PLACE_REMAP, NULL, 0, &guest.block,
-                       offset, all, slot);
+                       offset, &fill);
 }
 
 static void assert_page(uint64_t offset, uint8_t byte)

@@ -147,30 +147,40 @@ def remap_keeps_every_huge_page(mem_lock):
 def lies(machine):
     """Commands that name what is not the placer's."""
     hva, length = machine.blocks()["ram0"]
+    own = placer.staging(machine)[0]
     with open(f"/proc/{machine.pid}/maps", encoding="ascii") as maps:
         stack = next(int(line.split("-")[0], 16) for line in maps
                      if line.rstrip().endswith("[stack]"))
     slot = placer.SLOT_BYTES
     return {
-        "no such operation": (99, 0, hva, slot),
-        "a slot beyond staging": (placer.MOVE, 1 << 20, hva, slot),
-        "the largest slot": (placer.MOVE, 2**32 - 1, hva, slot),
-        "no length": (placer.MOVE, 0, hva, 0),
-        "part of a page": (placer.MOVE, 0, hva, 100),
-        "more than a slot": (placer.MOVE, 0, hva, slot + 4096),
-        "the largest length": (placer.MOVE, 0, hva, 2**64 - 4096),
-        "address 0": (placer.MOVE, 0, 0, slot),
-        "QEMU's stack": (placer.MOVE, 0, stack, 4096),
-        "before the block": (placer.MOVE, 0, hva - 4096, slot),
-        "over the block's end": (placer.MOVE, 0, hva + length - 4096, slot),
-        "behind the block": (placer.MOVE, 0, hva + length, 4096),
-        "the last page there is": (placer.MOVE, 0, 2**64 - 4096, 4096),
-        "over the end of all": (placer.MOVE, 0, 2**64 - 4096, slot),
-        "part of a page's address": (placer.MOVE, 0, hva + 100, 4096),
-        "prime beyond staging": (placer.PRIME, 1 << 20, 0, slot),
-        "prime all and one more": (placer.PRIME, 0, 0, 1 << 40),
-        "prime half a slot": (placer.PRIME, 0, 0, 1 << 20),
-        "prime nothing": (placer.PRIME, 0, 0, 0),
+        "no such operation": (99, own, hva, slot),
+        **{f"{name} {what}": (operation, *command)
+           for name, operation in (("move", placer.MOVE),
+                                   ("receive", placer.RECEIVE))
+           for what, command in {
+               "out of the guest": (hva, hva, slot),
+               "out of the stack": (stack & -slot, hva, 4096),
+               "half a slot on": (own + slot // 2, hva, 4096),
+               "out of what is before staging": (own - slot, hva, slot),
+               "out of address 0": (0, hva, slot),
+               "out of the largest slot": (2**64 - slot, hva, slot),
+               "nothing": (own, hva, 0),
+               "part of a page": (own, hva, 100),
+               "more than a slot": (own, hva, slot + 4096),
+               "the largest length": (own, hva, 2**64 - 4096),
+               "to address 0": (own, 0, slot),
+               "to QEMU's stack": (own, stack, 4096),
+               "before the block": (own, hva - 4096, slot),
+               "over the block's end": (own, hva + length - 4096, slot),
+               "behind the block": (own, hva + length, 4096),
+               "to the last page there is": (own, 2**64 - 4096, 4096),
+               "over the end of all": (own, 2**64 - 4096, slot),
+               "to a part of a page": (own, hva + 100, 4096),
+           }.items()},
+        "prime the guest": (placer.PRIME, hva, 0, slot),
+        "prime all and one more": (placer.PRIME, own, 0, 1 << 40),
+        "prime half a slot": (placer.PRIME, own, 0, 1 << 20),
+        "prime nothing": (placer.PRIME, own, 0, 0),
     }
 
 
@@ -199,8 +209,9 @@ def placers_refuse_lies():
         try:
             wait_until(lambda: stopped_between_commands(remapd.pid, ends),
                        "no answer is under way")
+            said = lies(move.destination)
             for end in ends:
-                for what, command in lies(move.destination).items():
+                for what, command in said.items():
                     answer = placer.tell(end, *command)
                     require(answer == ("EINVAL", 0), f"{what}: {answer}")
                 end.close()
@@ -211,7 +222,7 @@ def placers_refuse_lies():
         require(move.engine() == "move", f"engine {move.engine()}")
         refused = re.findall(r"refused (\d+) commands",
                              move.destination.process.output())
-        require(refused == len(ends) * [str(len(lies(move.destination)))],
+        require(refused == len(ends) * [str(len(said))],
                 f"QEMU counts {refused} refusals of {len(ends)} placers")
 
 
