@@ -422,6 +422,21 @@ void session_resume(struct session *session, enum session_state state)
     handoff_send(session->handoff, HANDOFF_RESUMED, NULL, 0);
 }
 
+/* Into a file that is there whole, or not at all. */
+static void report_write(const char *path, struct json_object *json)
+{
+    char part[512 + sizeof(".part")];
+
+    snprintf(part, sizeof(part), "%s.part", path);
+    if (json_object_to_file_ext(part, json, JSON_C_TO_STRING_PRETTY) < 0)
+        log_error("no report: %s", json_util_get_last_err());
+    else if (rename(part, path))
+        log_error("no report: %s: %s", path, strerror(errno));
+    else
+        return;
+    unlink(part);
+}
+
 /* Keep what is known of a session that ends: for remapctl, and in a file. */
 static void session_remember(const struct session *session)
 {
@@ -435,8 +450,7 @@ static void session_remember(const struct session *session)
         return;
     snprintf(path, sizeof(path), "%s/%s-%s.json", session->conf->report_dir,
              session->id_text, role_name(session));
-    if (json_object_to_file_ext(path, *slot, JSON_C_TO_STRING_PRETTY) < 0)
-        log_error("%s: %s", path, json_util_get_last_err());
+    report_write(path, *slot);
 }
 
 struct json_object *session_report(const char *id)
