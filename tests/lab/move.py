@@ -14,7 +14,8 @@ from .qmp import QmpError
 PRECOPY_BANDWIDTH = 256 << 20
 IMMEDIATE_BANDWIDTH = int((1 << 20) / PATIENCE)
 CAPABILITIES = ("events", "postcopy-ram")
-ENDED = ("failed", "cancelled", "postcopy-paused", "postcopy-recover")
+ENDED = ("failed", "cancelled")
+BROKEN = ("postcopy-paused", "postcopy-recover")
 
 
 class Move:
@@ -31,6 +32,7 @@ class Move:
         self.capabilities = [*CAPABILITIES, *capabilities]
         self.warm = warm
         self.progress = progress
+        self.recovers = False # QEMU's stream is to break, and to come back
         self.source = vm.machine
         self.destination = None
         self.huge_kept = None
@@ -42,8 +44,7 @@ class Move:
         """Starts the destination's QEMU and sets up both ends."""
         self.destination = self.vm.launch(self.new_host, pager=self.pager,
                                           incoming=True, stopped=self.stopped)
-        port = self.new_host.free_port()
-        self.uri = f"tcp:{self.new_host.address}:{port}"
+        self.choose_uri()
         for machine in (self.source, self.destination):
             machine.qmp("migrate-set-capabilities", capabilities=[
                 {"capability": name, "state": True}
@@ -63,6 +64,16 @@ class Move:
                 # What is dirty again comes into new pages, while the host
                 # keeps the old ones for the rest of their huge page.
                 self.warmed.append(Warm(size))
+
+    def choose_uri(self):
+        self.port = self.new_host.free_port()
+        self.uri = f"tcp:{self.new_host.address}:{self.port}"
+
+    def recover(self):
+        """Gives QEMU's own stream, which is broken, another connection."""
+        self.choose_uri()
+        self.destination.qmp("migrate-recover", uri=self.uri)
+        self.source.qmp("migrate", uri=self.uri, resume=True)
 
     def begin(self):
         """Notes what is to be compared, and starts the migration."""
@@ -163,7 +174,7 @@ class Move:
         """Raises if the migration can no longer complete."""
         for machine in (self.source, self.destination):
             machine.check_alive()
-            for status in ENDED:
+            for status in ENDED + (() if self.recovers else BROKEN):
                 if machine.qmp.find("MIGRATION", status=status):
                     raise Failed(f"migration {status}: {self.error()}")
 

@@ -285,6 +285,13 @@ class Domain:
              bandwidth, *options, self.name, self.there.uri],
             log)
 
+    def resume(self):
+        """Starts `virsh migrate --postcopy-resume` and returns its process."""
+        return self.here.spawn(
+            ["virsh", "-q", "migrate", "--live", "--postcopy",
+             "--postcopy-resume", self.name, self.there.uri],
+            f"resume-{self.name}")
+
     def wait_precopy(self):
         """Waits until a migration has begun to send."""
         wait_until(lambda: re.search(r"Memory processed: +[1-9]",

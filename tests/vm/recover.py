@@ -9,6 +9,7 @@ ACCEL=kvm                        under KVM
 import os
 import pathlib
 import signal
+import socket
 import sys
 import time
 
@@ -22,6 +23,7 @@ from lab.daemon import Remapd
 from lab.hosts import DEVICE
 from lab.machine import check_accelerator
 from lab.move import Move
+from lab.sockets import sockets_of
 
 ACCEL = os.environ.get("ACCEL", "tcg")
 LINK = "200mbit" # so that a move takes seconds
@@ -115,6 +117,94 @@ def daemon_killed_and_started_anew(which, backend):
                 restart(host)
                 here.close_at_end(host.remapd)
         require_whole(move)
+
+
+def own_connection(move):
+    """Of the source's QEMU to the other, by which its own stream goes."""
+    found = [end for end in sockets_of(move.source.pid)
+             if end.family in (socket.AF_INET, socket.AF_INET6)
+             and end.getpeername()[1] == move.port]
+    require(len(found) == 1, f"{len(found)} connections to {move.port}")
+    return found[0]
+
+
+def break_stream(move, how):
+    """QEMU's own stream breaks, and the daemons' connections do not."""
+    move.recovers = True
+    if how == "cut":
+        with own_connection(move) as end:
+            end.shutdown(socket.SHUT_RDWR)
+    else:
+        getattr(move, how).qmp("migrate-pause")
+    wait_status(move, "postcopy-paused")
+
+
+def status(machine):
+    return machine.qmp("query-migrate").get("status")
+
+
+def wait_status(move, wanted):
+    wait_until(lambda: status(move.source) == wanted ==
+               status(move.destination), f"{wanted} on both sides", 30)
+
+
+@test(how=("cut", "source", "destination"), when=("at_once", "all_there"))
+def qemus_own_stream_broken(how, when):
+    """Postcopy-paused on both sides; the pages go on through the daemons, and
+    migrate-recover and migrate with resume bring it to its end. `how`: the
+    connection is cut, or migrate-pause on one side."""
+    with lab() as here:
+        move = begin(here.vm("stream", guest="tiny", memory=MEMORY,
+                             accel=ACCEL))
+        break_stream(move, how)
+        left = remaining(move)
+        require(left, "nothing was left to be done")
+        if when == "at_once":
+            wait_until(lambda: 0 < remaining(move) < left, "pages go on", 30)
+        else:
+            wait_until(lambda: pager(move.source) == "completed",
+                       "every page is there", 60)
+            require(not remaining(move), f"{remaining(move)} are left")
+        for machine in (move.source, move.destination):
+            require(status(machine) == "postcopy-paused", status(machine))
+            require(pager(machine) != "paused", "the pager pauses, too")
+        require(move.destination.status() == "running", "the guest stands")
+        print(f"# {left >> 10} KiB were left as it broke, "
+              f"{remaining(move) >> 10} when it came back")
+        move.recover()
+        require_whole(move, pauses=0)
+
+
+@test(which=("source", "destination", "both"))
+def qemus_own_stream_and_daemons_lost(which):
+    """Each comes back by its own way, in either order."""
+    with lab() as here:
+        move = begin(here.vm("both", guest="tiny", memory=MEMORY, accel=ACCEL))
+        break_stream(move, "cut")
+        for role, host in (("source", move.old_host),
+                           ("destination", move.new_host)):
+            if which in (role, "both"):
+                restart(host)
+                here.close_at_end(host.remapd)
+        if which != "source":
+            move.recover()
+        wait_until(lambda: pager(move.source) in ("active", "completed"),
+                   "pages move again", 30)
+        if which == "source":
+            move.recover()
+        require_whole(move)
+
+
+@test
+def qemus_own_stream_broken_again_and_again():
+    with lab() as here:
+        move = begin(here.vm("again", guest="tiny", memory=MEMORY,
+                             accel=ACCEL))
+        for how in ("cut", "source", "destination", "cut"):
+            break_stream(move, how)
+            move.recover()
+            wait_status(move, "postcopy-active")
+        require_whole(move, pauses=0)
 
 
 @test
