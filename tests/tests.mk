@@ -77,7 +77,14 @@ $(BUILD)/tests/control_pb2.py: proto/control.proto
 check-hostile: $(BUILD)/remapd $(TEST_PROGRAMS) $(BUILD)/tests/control_pb2.py
 	$(run_suite)hostile tests/loop/hostile.py $(TESTS)
 
-check-recover: $(BUILD)/remapd $(BUILD)/remapctl $(TEST_PROGRAMS) \
+# One that speaks another protocol.
+.PHONY: remapd-of-other-version
+remapd-of-other-version:
+	@$(MAKE) --no-print-directory -s BUILD=$(BUILD)/other \
+	    CFLAGS="$(CFLAGS) -DWIRE_VERSION=77" SANITIZE="$(SANITIZE)" \
+	    $(BUILD)/other/remapd
+
+check-recover: remapd-of-other-version $(BUILD)/remapd $(BUILD)/remapctl $(TEST_PROGRAMS) \
 	$(BUILD)/tests/control_pb2.py
 	$(run_suite)recover tests/loop/recover.py $(TESTS)
 

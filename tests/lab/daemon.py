@@ -22,7 +22,7 @@ def lacks_remap():
 
 
 class Remapd:
-    def __init__(self, host, options=()):
+    def __init__(self, host, options=(), program=PROGRAM):
         self.handoff = host.directory / "handoff"
         self.control = host.directory / "control"
         self.reports = host.directory / "reports"
@@ -31,7 +31,7 @@ class Remapd:
         log = host.directory / "remapd.log"
         self.said = len(log.read_text(errors="replace")) if log.exists() else 0
         self.process = host.spawn(
-            [PROGRAM,
+            [program,
              "--handoff", self.handoff, "--control", self.control,
              "--peer-timeout", str(int(10 * PATIENCE)),
              "--listen", f"{host.address}:{PORT}",

@@ -54,10 +54,15 @@ static struct {
     bool odd; /* blocks that are no multiple of a huge page */
     bool chaos; /* anything may be lost, also before the switchover */
     const char *hold; /* where a process stops itself, by SIGSTOP */
+    /* At the first message of this type of this role's hand-off, sent or
+     * received, its daemon is killed. */
+    enum handoff_role kill_role;
+    enum handoff_type kill_type;
 } options = {.kind = "anon", .name = "guestless", .address = "127.0.0.1",
              .mib = 64, .zero_percent = 15, .left_percent = 100, .threads = 1,
              .blocks = 2, .seed = 1, .every = 1, .hold = ""};
 
+static enum handoff_role own_role;
 static int destination_uffd = -1;
 static volatile sig_atomic_t undo;
 static int kept = -1; /* what the daemon has given to be kept */
@@ -106,6 +111,19 @@ static int handoff_connect(const char *path)
     return fd;
 }
 
+static void kill_daemon_at(int socket, enum handoff_type type)
+{
+    struct ucred daemon;
+    socklen_t bytes = sizeof(daemon);
+
+    if (own_role != options.kill_role || type != options.kill_type)
+        return;
+    options.kill_role = 0;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &daemon, &bytes) ||
+        kill(daemon.pid, SIGKILL))
+        fail("kill");
+}
+
 /* Return false if the daemon is gone. */
 static bool handoff_put(int socket, enum handoff_type type, const void *body,
                         size_t bytes, int fd)
@@ -128,7 +146,10 @@ static bool handoff_put(int socket, enum handoff_type type, const void *body,
         control.header.cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
     }
-    return sendmsg(socket, &msg, MSG_NOSIGNAL) >= 0;
+    if (sendmsg(socket, &msg, MSG_NOSIGNAL) < 0)
+        return false;
+    kill_daemon_at(socket, type);
+    return true;
 }
 
 /* One message: its type, or 0 if the daemon is gone. KEEP's descriptor is
@@ -162,6 +183,7 @@ static enum handoff_type handoff_take(int socket, char *packet, char **body)
     if (cmsg && ntohs(header.type) == HANDOFF_KEEP)
         memcpy(&kept, CMSG_DATA(cmsg), sizeof(kept));
     pauses += ntohs(header.type) == HANDOFF_PAUSED;
+    kill_daemon_at(socket, ntohs(header.type));
     return ntohs(header.type);
 }
 
@@ -346,6 +368,7 @@ static int run_source(int from_destination, int to_destination)
     struct handoff_ticket ticket;
     int left = left_bitmap(), socket;
 
+    own_role = HANDOFF_SOURCE;
     huge_pages_on();
     for (unsigned long page = 0; page < total_pages; page++) {
         if (!page_is_zero(page))
@@ -596,6 +619,7 @@ static int run_destination(int to_source, int from_source)
     uint64_t longest = 0, begin, end, features;
     unsigned source_returns;
 
+    own_role = HANDOFF_DESTINATION;
     signal(SIGUSR2, on_break);
     generations = calloc(total_pages, sizeof(*generations));
     if (!handoff_greet(socket, HANDOFF_HELLO, HANDOFF_DESTINATION, &welcome))
@@ -682,7 +706,7 @@ static void usage(void)
           "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
           "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
           "  [--every N] [--keep_version N] [--chaos] [--hold WHERE]\n"
-          "  [--spoil N]\n",
+          "  [--spoil N] [--kill ROLE:MESSAGE]\n",
           stderr);
     exit(2);
 }
@@ -709,7 +733,7 @@ static void parse(int argc, char **argv)
         {"name", 1, NULL, 'n'},    {"address", 1, NULL, 'a'},
         {"every", 1, NULL, 'y'},   {"keep_version", 1, NULL, 'v'},
         {"chaos", 0, NULL, 'c'},   {"hold", 1, NULL, 'h'},
-        {"spoil", 1, NULL, 'p'},
+        {"spoil", 1, NULL, 'p'},   {"kill", 1, NULL, 'q'},
         {0},
     };
     int choice;
@@ -759,6 +783,11 @@ static void parse(int argc, char **argv)
             break;
         case 'p':
             options.spoil = number(optarg, 0, 1000);
+            break;
+        case 'q':
+            if (sscanf(optarg, "%u:%u", &options.kill_role,
+                       &options.kill_type) != 2)
+                usage();
             break;
         case 'o':
             options.odd = true;

@@ -138,10 +138,10 @@ class Pair:
             require(code == 0, f"remapd ended with {code}: {self.tail()}")
             self.check_log(host)
 
-    def restart(self, host, how=signal.SIGKILL):
+    def restart(self, host, how=signal.SIGKILL, **other):
         """Ends a remapd, and starts another in its place."""
         self.end_daemon(host, how)
-        self.start_daemon(host)
+        self.start_daemon(host, **other)
 
     def end_daemon(self, host, how=signal.SIGKILL):
         process = host.remapd.process
@@ -150,8 +150,8 @@ class Pair:
         os.kill(process.pid, signal.SIGCONT) # were it stopped
         process.child.wait()
 
-    def start_daemon(self, host):
-        host.remapd = Remapd(host, self.options)
+    def start_daemon(self, host, **other):
+        host.remapd = Remapd(host, self.options, **other)
         self.stack.callback(host.remapd.close)
 
     def check_daemon(self, host):

@@ -278,6 +278,158 @@ def daemons_killed_again_and_again():
         finish_all([migration], 6)
 
 
+# By number, as in proto/handoff.h. With those of the first column the guest
+# stays where it is, for it has not left; PAUSED and what follows it come only
+# if the other daemon is lost, too.
+SOURCE, DESTINATION = 1, 2
+MESSAGES = {
+    SOURCE: ({1: "HELLO", 32: "WELCOME", 42: "KEEP", 2: "TICKET",
+              33: "JOINED", 3: "BLOCK", 4: "PREPARE"},
+             {34: "PREPARED", 5: "SWITCHOVER", 36: "PROGRESS",
+              37: "COMPLETE"},
+             {39: "PAUSED", 41: "RESUMED"}),
+    DESTINATION: ({1: "HELLO", 32: "WELCOME", 8: "PLACER", 2: "TICKET"},
+                  {3: "BLOCK", 6: "ATTACH", 35: "ATTACHED", 7: "DETACH",
+                   38: "DETACHED"},
+                  {39: "PAUSED", 41: "RESUMED"}),
+}
+STAYED = 3 # as in guestless.c
+
+
+@test(role=("source", "destination"))
+def daemon_killed_at_each_message(role):
+    """SIGKILL as it is sent or received, and another in its place. The guest
+    stays at its source or arrives, whole: never neither."""
+    side = SOURCE if role == "source" else DESTINATION
+    for case, messages in enumerate(MESSAGES[side]):
+        for number, name in messages.items():
+            with Pair(LINK, OPTIONS) as pair:
+                kill_at(pair, side, number, name, case)
+
+
+def kill_at(pair, side, number, name, case):
+    here, there = pair.hosts[::1 if side == SOURCE else -1]
+    migration = Migration(pair, kind="thp", mib=MIB // 2, zero=5, chaos=True,
+                          kill=f"{side}:{number}")
+    if case == 2:
+        wait_placed(pair, 0.2)
+        pair.restart(there)
+    doomed = here.remapd.process
+    wait_until(lambda: not doomed.alive(), f"killed at {name}", 30)
+    require(doomed.child.returncode == -signal.SIGKILL,
+            f"ended with {doomed.child.returncode}: {doomed.output()}")
+    pair.start_daemon(here)
+    wait_until(lambda: not migration.process.alive(),
+               f"its end, killed at {name}; {pair.tail()}", 60)
+    code = migration.process.child.returncode
+    text = migration.process.output()
+    require(code == (0 if case else STAYED) and "is wrong" not in text and
+            '"wrong": 0' in text, f"{name}: {code}, {text}; {pair.tail()}")
+    print(f"# killed at {name}: {'arrives' if case else 'stays'}", flush=True)
+
+
+@test(which=("source", "destination", "both"))
+def daemon_restarted_twice_while_paused(which):
+    with Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind="mixed", mib=MIB, zero=5, threads=2)
+        wait_placed(pair, 0.2)
+        link(pair, "down")
+        wait_paused(pair)
+        hosts = [host for role, host in zip(("source", "destination"),
+                                            pair.hosts)
+                 if which in (role, "both")]
+        for _ in range(2):
+            for host in hosts:
+                pair.restart(host)
+        link(pair, "up")
+        finish_all([migration], 1)
+
+
+@test(which=("source", "destination", "both"))
+def daemon_that_stands_still(which):
+    """For longer than its peer waits."""
+    with Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind="mixed", mib=MIB, zero=5, threads=2)
+        wait_placed(pair, 0.2)
+        daemons = [host.remapd.process.pid for role, host in
+                   zip(("source", "destination"), pair.hosts)
+                   if which in (role, "both")]
+        for pid in daemons:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(5)
+        for pid in daemons:
+            os.kill(pid, signal.SIGCONT)
+        migration.finish()
+        check_whole(migration, 1)
+
+
+OTHER_VERSION = str(BUILD / "other/remapd")
+
+
+@test(which=("source", "destination", "both"))
+def begun_by_another_version(which):
+    """The guest stays, and both sides say why; two of one version agree."""
+    with Pair("none", OPTIONS) as pair:
+        for role, host in zip(("source", "destination"), pair.hosts):
+            if which in (role, "both"):
+                pair.restart(host, signal.SIGTERM, program=OTHER_VERSION)
+        if which == "both":
+            pair.migrate(kind="memfd", mib=8)
+            return
+        migration = Migration(pair, kind="memfd", mib=8, chaos=True)
+        wait_until(lambda: not migration.process.alive(), "its end", 30)
+        require(migration.process.child.returncode == STAYED,
+                migration.process.output())
+        said = pair.hosts[0].remapd.process.output()
+        require("is not of version" in said, said)
+
+
+@test(which=("source", "destination", "both"))
+def upgraded_to_another_version_on_the_way(which):
+    """Nothing moves between the two versions, and nothing is lost: what both
+    speak goes on, be it the old one or the new one."""
+    with Pair(LINK, OPTIONS) as pair:
+        migration = Migration(pair, kind="mixed", mib=MIB, zero=5, threads=2)
+        wait_placed(pair, 0.2)
+        upgraded = [host for role, host in zip(("source", "destination"),
+                                               pair.hosts)
+                    if which in (role, "both")]
+        for host in upgraded:
+            pair.restart(host, signal.SIGTERM, program=OTHER_VERSION)
+        if which != "both":
+            wait_until(lambda: all("version" in host.remapd.process.output()
+                                   .split("paused", 1)[-1]
+                                   for host in pair.hosts), "both say why", 30)
+            require(states(pair) == {"paused"} and migration.process.alive(),
+                    f"{states(pair)}")
+            for host in pair.hosts:
+                lines = host.remapd.process.output().splitlines()
+                print("# " + next(line for line in lines
+                                  if "protocol version" in line))
+            pair.restart(upgraded[0], signal.SIGTERM)
+        finish_all([migration], 1)
+
+
+@test
+def no_room_for_a_report():
+    """The migration has it all the same, and nothing is there by half."""
+    with contextlib.ExitStack() as stack:
+        pair = stack.enter_context(Pair("none", OPTIONS))
+        for host in pair.hosts:
+            reports = host.remapd.reports
+            run("mount", "-t", "tmpfs", "-o", "size=4k", "none", str(reports))
+            stack.callback(run, "umount", str(reports))
+            (reports / "other").write_bytes(bytes(4096))
+            pair.restart(host, signal.SIGTERM) # it sees only older mounts
+        pair.migrate(kind="anon", mib=8)
+        for host in pair.hosts:
+            said = host.remapd.process.output
+            wait_until(lambda: "no report: " in said(), "it says so")
+            require("No space left" in said(), said())
+            found = [file.name for file in host.remapd.reports.iterdir()]
+            require(found == ["other"], f"{found}")
+
+
 @test
 def nothing_is_taken_up_that_another_version_has_kept():
     """A remapd that keeps something else refuses, and touches nothing."""
