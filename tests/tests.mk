@@ -59,7 +59,7 @@ check-platform: $(PLATFORM_TESTS)
 
 # They stand in for QEMUs: no part of what a sanitizer looks at.
 $(BUILD)/tests/%: tests/loop/%.c tests/loop/memory.h tests/loop/placer.h \
-	daemon/uffdio.h \
+	daemon/keep.h daemon/uffdio.h \
 	proto/handoff.h proto/placer.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $<

@@ -34,6 +34,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../daemon/keep.h"
 #include "../../proto/handoff.h"
 #include "placer.h"
 
@@ -51,6 +52,8 @@ static struct {
     unsigned long keep_version; /* written into what is kept; SIGUSR1: undone */
     unsigned long spoil; /* that often a userfaultfd is handed over again that
                             blocks */
+    unsigned long scramble; /* seed: bytes of what is kept are changed each time;
+                               SIGUSR1: undone */
     bool odd; /* blocks that are no multiple of a huge page */
     bool chaos; /* anything may be lost, also before the switchover */
     const char *hold; /* where a process stops itself, by SIGSTOP */
@@ -252,6 +255,32 @@ static void keep_spoil(void)
         fail("what is kept");
 }
 
+/* Some bytes of the record, but for what would be believed: whether the maps
+ * hold at all, and how often the source has come back. */
+static void keep_scramble(void)
+{
+    static struct keep_record good;
+    static uint64_t random;
+    struct keep_record bad;
+
+    if (!options.scramble)
+        return;
+    if (!random && pread(kept, &good, sizeof(good), 0) != sizeof(good))
+        fail("what is kept");
+    if (!random)
+        random = options.scramble;
+    bad = good;
+    for (unsigned i = 0; i < 3 && !undo; i++) {
+        random = mix(random + 1);
+        ((uint8_t *)&bad)[random % offsetof(struct keep_record, address[1])] ^=
+            (uint8_t)(random >> 32);
+    }
+    bad.left_known = good.left_known;
+    bad.attempt = good.attempt;
+    if (pwrite(kept, &bad, sizeof(bad), 0) != sizeof(bad))
+        fail("what is kept");
+}
+
 /* The daemon is gone: go to the next one, again and again. */
 static int handoff_return(const char *path, int socket, enum handoff_role role,
                           struct handoff_welcome *welcome)
@@ -262,6 +291,7 @@ static int handoff_return(const char *path, int socket, enum handoff_role role,
     for (unsigned tries = 0; tries < TIMEOUT_S * 50; tries++) {
         close(socket);
         keep_spoil();
+        keep_scramble();
         socket = handoff_try(path);
         if (socket >= 0 &&
             handoff_greet(socket, HANDOFF_RETURN, role, welcome))
@@ -706,7 +736,7 @@ static void usage(void)
           "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
           "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
           "  [--every N] [--keep_version N] [--chaos] [--hold WHERE]\n"
-          "  [--spoil N] [--kill ROLE:MESSAGE]\n",
+          "  [--spoil N] [--kill ROLE:MESSAGE] [--scramble SEED]\n",
           stderr);
     exit(2);
 }
@@ -734,6 +764,7 @@ static void parse(int argc, char **argv)
         {"every", 1, NULL, 'y'},   {"keep_version", 1, NULL, 'v'},
         {"chaos", 0, NULL, 'c'},   {"hold", 1, NULL, 'h'},
         {"spoil", 1, NULL, 'p'},   {"kill", 1, NULL, 'q'},
+        {"scramble", 1, NULL, 'r'},
         {0},
     };
     int choice;
@@ -783,6 +814,10 @@ static void parse(int argc, char **argv)
             break;
         case 'p':
             options.spoil = number(optarg, 0, 1000);
+            break;
+        case 'r':
+            options.scramble = number(optarg, 1, ~0ul);
+            signal(SIGUSR1, on_signal);
             break;
         case 'q':
             if (sscanf(optarg, "%u:%u", &options.kill_role,

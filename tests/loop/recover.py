@@ -363,6 +363,33 @@ def daemon_that_stands_still(which):
         check_whole(migration, 1)
 
 
+@test(which=("source", "destination"))
+def what_was_kept_is_scrambled(which):
+    """The daemon says what is wrong, or waits for a peer that does not know it;
+    other migrations go on. Once it is as it was the guest arrives."""
+    with Pair(LINK, OPTIONS) as pair:
+        host = pair.hosts[which == "destination"]
+        times = 0
+        for seed in range(1, 7):
+            migration = Migration(pair, kind="thp", mib=MIB // 2, zero=5,
+                                  scramble=seed, chaos=True)
+            wait_placed(pair, 0.1)
+            pair.restart(host)
+            pair.migrate(kind="anon", mib=4)
+            pids = migration.process.output().split()
+            os.kill(int(pids[1 if which == "source" else 3]), signal.SIGUSR1)
+            pair.check_daemon(host)
+            refused = host.remapd.process.output().count("refused: what QEMU")
+            pair.restart(host)
+            migration.process.child.wait(60)
+            text = migration.process.output()
+            require(migration.process.child.returncode == 0 and
+                    "is wrong" not in text, f"{text}; {pair.tail()}")
+            print(f"# seed {seed}: refused {refused} times, arrives")
+            times += refused
+        require(times, "nothing was refused")
+
+
 OTHER_VERSION = str(BUILD / "other/remapd")
 
 
