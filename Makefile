@@ -17,7 +17,7 @@ ALL_CFLAGS = -std=c17 -D_GNU_SOURCE -I$(BUILD) -Wall -Wextra -Werror \
 	-Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 \
 	-Wno-format-truncation -fno-strict-aliasing -pthread -MMD -MP \
 	$(CFLAGS) $(SANITIZE)
-LIBS = -levent -lprotobuf-c -ljson-c -linih -lseccomp -lsystemd -pthread
+LIBS = -levent -lprotobuf-c -ljson-c -linih -lseccomp -lssl -lcrypto -lsystemd -pthread
 
 DAEMON_SOURCES = $(filter-out daemon/main.c,$(sort $(wildcard daemon/*.c)))
 DAEMON_OBJECTS = $(DAEMON_SOURCES:%.c=$(BUILD)/%.o) $(BUILD)/control.pb-c.o

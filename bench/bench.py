@@ -13,6 +13,8 @@ import os
 import pathlib
 import platform
 import re
+import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -61,6 +63,7 @@ QUICK_MOVES = ("random",)
 SIZES_MIB = (1024, 2048, 4096, 8192, 16384)
 SPARSE_GIB = (1, 16, 64, 1024)
 AT_ONCE = (1, 4, 16, 64)
+TCP_ULP = 31 # linux/tcp.h
 
 
 def say(text):
@@ -283,6 +286,57 @@ def scale(quick):
     return {"sizes": sizes, "sparse": holes, "at_once": at_once}
 
 
+# ---- encryption ----
+
+def kernel_tls():
+    """None, or why the kernel cannot encrypt what a socket sends."""
+    with socket.create_server(("127.0.0.1", 0)) as server, \
+         socket.create_connection(server.getsockname()) as client:
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
+        except OSError as error:
+            return f"setsockopt(TCP_ULP, tls): {error.strerror}"
+    return None
+
+
+def encryption(quick):
+    """The same migrations without a guest, in the clear and encrypted, taking
+    turns; the first of each is not counted."""
+    rows = []
+    kinds = ("anon",) if quick else ("anon", "memfd")
+    with contextlib.ExitStack() as stack:
+        pairs = {how: stack.enter_context(Pair(tls=how))
+                 for how in ("off", "on")}
+        for kind in kinds:
+            for turn in range(6 if quick else 11):
+                for how, pair in pairs.items():
+                    before = daemons_cpu(pair)
+                    migration = Migration(pair, kind=kind, mib=512,
+                                          zero=0).finish()
+                    source, destination = map(migration.report,
+                                              ("source", "destination"))
+                    latency = destination["fault_latency_us"]
+                    if turn:
+                        rows.append({
+                            "kind": kind, "tls": how,
+                            "cipher": source["cipher"],
+                            "seconds": destination["seconds"],
+                            "mib_per_second": 512 / destination["seconds"],
+                            "p50_us": latency["p50"], "p99_us": latency["p99"],
+                            "cpu_seconds": daemons_cpu(pair) - before})
+            say(f"encryption: {kind}: " + ", ".join(
+                f"tls {how} {middle(rows, kind, how):.0f} MiB/s"
+                for how in pairs))
+    lacking = kernel_tls()
+    say(f"encryption: by the kernel: {lacking or 'offered, and not used'}")
+    return {"rows": rows, "kernel": lacking}
+
+
+def middle(rows, kind, how):
+    return statistics.median(row["mib_per_second"] for row in rows
+                             if (row["kind"], row["tls"]) == (kind, how))
+
+
 # ---- all of it ----
 
 def machine():
@@ -304,7 +358,7 @@ def machine():
 
 
 SECTIONS = {"placement": placement, "floor": floor, "moves": moves,
-            "service": service, "scale": scale}
+            "service": service, "scale": scale, "encryption": encryption}
 
 
 def main():

@@ -153,6 +153,25 @@ def floor_text(section):
          for link, rows in by(section["rows"], "link").items()])
 
 
+def encryption_text(section):
+    figures = (("MiB/s", "mib_per_second", "{:.0f}"),
+               ("fault p50, us", "p50_us", "{:.0f}"),
+               ("fault p99, us", "p99_us", "{:.0f}"),
+               ("CPU of both daemons, s", "cpu_seconds", "{:.2f}"))
+    groups = grouped(section["rows"], "kind", "tls")
+    ciphers = {row["cipher"] for row in section["rows"]} - {""}
+    return ["## Encryption", "",
+            "512 MiB without a guest and without zero pages, between two "
+            "network namespaces, in the clear and by TLS 1.3 "
+            f"({', '.join(sorted(ciphers))}), taking turns. Encryption by the "
+            "kernel (kTLS): "
+            f"{section['kernel'] or 'offered by this one, and not used'}.",
+            ""] + table(
+        ["memory", "tls", *(title for title, *_ in figures)],
+        [[*names, *(cell([row[key] for row in rows], form)
+                    for _, key, form in figures)] for names, rows in groups])
+
+
 def service_text(section):
     carriers = by(section["rows"], "carrier")
     figures = (("before: p50, ms", "client_p50_ms_before", "{:.1f}"),
@@ -377,7 +396,8 @@ def plot_placement(section, output):
 SECTIONS = {"moves": (moves_text, (("work", plot_work), ("moves", plot_moves))),
             "placement": (placement_text, (("placement", plot_placement),)),
             "service": (service_text, ()),
-            "floor": (floor_text, ()), "scale": (scale_text, ())}
+            "floor": (floor_text, ()), "scale": (scale_text, ()),
+            "encryption": (encryption_text, ())}
 
 
 def write(result, output):

@@ -19,14 +19,14 @@
 #define BULK_NEW_BUFFER_BYTES (256u << 10) /* before anything is known */
 #define BULK_TUNE_EVERY_BYTES (1u << 20)
 
-void channel_init(struct channel *channel, int fd, enum channel_kind kind,
-                  unsigned index)
+void channel_init(struct channel *channel, struct tls_link link,
+                  enum channel_kind kind, unsigned index)
 {
     int one = 1, tos = kind == CHANNEL_URGENT ? IPTOS_LOWDELAY : 0;
     int priority = kind == CHANNEL_URGENT ? 6 : 2;
-    int buffer = (int)BULK_NEW_BUFFER_BYTES;
+    int buffer = (int)BULK_NEW_BUFFER_BYTES, fd = link.fd;
 
-    *channel = (struct channel){.fd = fd, .kind = kind, .index = index};
+    *channel = (struct channel){.link = link, .kind = kind, .index = index};
     /* None of these decides about correctness; a refused one costs speed. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     setsockopt(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
@@ -45,13 +45,12 @@ void channel_bound_silence(int fd, unsigned seconds)
 
 void channel_shutdown(struct channel *channel)
 {
-    shutdown(channel->fd, SHUT_RDWR);
+    shutdown(channel->link.fd, SHUT_RDWR);
 }
 
 void channel_fini(struct channel *channel)
 {
-    close(channel->fd);
-    channel->fd = -1;
+    tls_link_close(&channel->link);
 }
 
 /* Drop @bytes from the front of @iov; return the entries that are used up. */
@@ -79,28 +78,55 @@ static void channel_tune(struct channel *channel)
         sent - channel->tuned_at_bytes < BULK_TUNE_EVERY_BYTES)
         return;
     channel->tuned_at_bytes = sent;
-    if (getsockopt(channel->fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+    if (getsockopt(channel->link.fd, IPPROTO_TCP, TCP_INFO, &info, &length))
         return;
     in_flight =
         info.tcpi_delivery_rate * (info.tcpi_min_rtt + BULK_QUEUE_US) / 1000000;
     /* The kernel doubles what it is told, for its own needs, which are few. */
     buffer = (int)MIN(MAX(in_flight, BULK_MIN_BUFFER_BYTES) / 2,
                       BULK_MAX_BUFFER_BYTES);
-    setsockopt(channel->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+    setsockopt(channel->link.fd, SOL_SOCKET, SO_SNDBUF, &buffer,
+               sizeof(buffer));
+}
+
+/* Some of @iov, at least a byte. Return: how many bytes, or -errno. */
+static ssize_t channel_write(struct channel *channel, struct iovec *iov,
+                             unsigned count)
+{
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
+    ssize_t sent;
+
+    if (channel->link.tls)
+        return tls_writev(channel->link.tls, iov, count);
+    do
+        sent = sendmsg(channel->link.fd, &msg, MSG_NOSIGNAL);
+    while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : sent;
+}
+
+/* The same for reading; 0 at the end. */
+static ssize_t channel_read(struct channel *channel, struct iovec *iov,
+                            unsigned count)
+{
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
+    ssize_t got;
+
+    if (channel->link.tls)
+        return tls_read(channel->link.tls, iov->iov_base, iov->iov_len);
+    do
+        got = recvmsg(channel->link.fd, &msg, 0);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : got;
 }
 
 int channel_send(struct channel *channel, struct iovec *iov, unsigned count)
 {
     while (count) {
-        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
-        ssize_t sent = sendmsg(channel->fd, &msg, MSG_NOSIGNAL);
+        ssize_t sent = channel_write(channel, iov, count);
         unsigned used;
 
-        if (sent < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
+        if (sent < 0)
+            return (int)sent;
         channel->sent_bytes += (uint64_t)sent;
         used = iov_advance(iov, count, (size_t)sent);
         iov += used;
@@ -113,15 +139,12 @@ int channel_send(struct channel *channel, struct iovec *iov, unsigned count)
 int channel_recv_header(struct channel *channel, struct frame_header *header)
 {
     while (channel->next_bytes < sizeof(*header)) {
-        ssize_t got =
-            recv(channel->fd, (char *)&channel->next + channel->next_bytes,
-                 sizeof(*header) - channel->next_bytes, 0);
+        struct iovec iov = {(char *)&channel->next + channel->next_bytes,
+                            sizeof(*header) - channel->next_bytes};
+        ssize_t got = channel_read(channel, &iov, 1);
 
-        if (got < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
+        if (got < 0)
+            return (int)got;
         if (!got)
             return channel->next_bytes ? -ECONNRESET : -EPIPE;
         channel->received_bytes += (uint64_t)got;
@@ -140,14 +163,10 @@ static int channel_recv_iov(struct channel *channel, struct iovec *iov,
     unsigned at = 0;
 
     while (at < need) {
-        struct msghdr msg = {.msg_iov = iov + at, .msg_iovlen = count - at};
-        ssize_t got = recvmsg(channel->fd, &msg, 0);
+        ssize_t got = channel_read(channel, iov + at, count - at);
 
-        if (got < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
+        if (got < 0)
+            return (int)got;
         if (!got)
             return -ECONNRESET;
         channel->received_bytes += (uint64_t)got;
@@ -182,7 +201,7 @@ int channel_recv_exactly(struct channel *channel, struct iovec *iov)
 
 int channel_lend(const struct channel *channel)
 {
-    return channel->next_bytes ? -1 : channel->fd;
+    return channel->next_bytes || channel->link.tls ? -1 : channel->link.fd;
 }
 
 void channel_lent(struct channel *channel, uint64_t bytes)
@@ -195,7 +214,7 @@ uint64_t channel_heard_bytes(const struct channel *channel)
     struct tcp_info info = {0};
     socklen_t length = sizeof(info);
 
-    if (getsockopt(channel->fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+    if (getsockopt(channel->link.fd, IPPROTO_TCP, TCP_INFO, &info, &length))
         return channel->received_bytes;
     return info.tcpi_bytes_received;
 }

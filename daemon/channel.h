@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Channels: the TCP connections that carry page frames.
+ * Channels: the TCP connections that carry page frames, encrypted or not.
  *
  * One thread sends on a channel and one thread receives on it; all calls block
  * until the whole is done or the channel is shut down by channel_shutdown(),
@@ -14,11 +14,12 @@
 #include <sys/uio.h>
 
 #include "../proto/frame.h"
+#include "tls.h"
 
 enum channel_kind { CHANNEL_URGENT, CHANNEL_BULK };
 
 struct channel {
-    int fd;
+    struct tls_link link;
     enum channel_kind kind;
     unsigned index;           /* among the channels of its kind */
     struct frame_header next; /* read ahead together with the last payload */
@@ -27,10 +28,17 @@ struct channel {
     _Atomic uint64_t sent_bytes, received_bytes;
 };
 
-/** channel_init() - take over @fd, a connected socket, and set its options.
- * Main thread. */
-void channel_init(struct channel *channel, int fd, enum channel_kind kind,
-                  unsigned index);
+/** channel_init() - take over @link and set its socket's options. Main thread.
+ */
+void channel_init(struct channel *channel, struct tls_link link,
+                  enum channel_kind kind, unsigned index);
+
+/** channel_copies() - is what is received written by the daemon itself? Then
+ * memory that another process can pull away is no place for it. */
+static inline bool channel_copies(const struct channel *channel)
+{
+    return channel->link.tls;
+}
 
 /** channel_bound_silence() - what @fd, a connected socket, has sent must be
  * acknowledged within @seconds, or it ends with an error. */

@@ -22,6 +22,10 @@ static const char *const level_names[] = {"error", "warning", "info", "debug",
 
 static const char *const sandbox_names[] = {"off", "log", "on", "kill", NULL};
 
+static const char *const tls_names[] = {"off", "on", "auto", NULL};
+
+_Static_assert(ARRAY_SIZE(tls_names) == TLS_MODES + 1,
+               "a name for every mode, and the end");
 _Static_assert(ARRAY_SIZE(sandbox_names) == SANDBOX_MODES + 1,
                "a name for every mode, and the end");
 _Static_assert(ARRAY_SIZE(engine_names) == PLACE_ENGINES + 2,
@@ -61,6 +65,26 @@ static const struct option_row {
      "system calls that are not needed: off: allowed, log: allowed and logged, "
      "on: they fail, kill: they end remapd",
      OPTION_CHOICE, offsetof(struct conf, sandbox), 0, 0, sandbox_names},
+    {"tls", "MODE", "auto",
+     "encrypt connections with other remapd: on, off, auto: but on loopback",
+     OPTION_CHOICE, offsetof(struct conf, tls), 0, 0, tls_names},
+    {"tls-ca", "FILE", "/etc/pki/CA/cacert.pem",
+     "certificates that other hosts' are signed by", OPTION_TEXT,
+     offsetof(struct conf, tls_ca), 0, 0, NULL},
+    {"tls-server-cert", "FILE", "/etc/pki/libvirt/servercert.pem",
+     "this host's certificate as a destination", OPTION_TEXT,
+     offsetof(struct conf, tls_server_cert), 0, 0, NULL},
+    {"tls-server-key", "FILE", "/etc/pki/libvirt/private/serverkey.pem",
+     "its key", OPTION_TEXT, offsetof(struct conf, tls_server_key), 0, 0, NULL},
+    {"tls-client-cert", "FILE", "/etc/pki/libvirt/clientcert.pem",
+     "this host's certificate as a source", OPTION_TEXT,
+     offsetof(struct conf, tls_client_cert), 0, 0, NULL},
+    {"tls-client-key", "FILE", "/etc/pki/libvirt/private/clientkey.pem",
+     "its key", OPTION_TEXT, offsetof(struct conf, tls_client_key), 0, 0, NULL},
+    {"tls-allow", "NAMES", NULL,
+     "sources whose certificates have one of these names, with commas between; "
+     "default: all that tls-ca vouches for",
+     OPTION_TEXT, offsetof(struct conf, tls_allow), 0, 0, NULL},
     {"urgent-channels", "N", "1", "connections for pages waited for",
      OPTION_NUMBER, offsetof(struct conf, urgent_channels), 1, 4, NULL},
     {"bulk-channels", "N", "1", "connections for all other pages",

@@ -8,6 +8,7 @@
 #include "log.h"
 #include "place.h"
 #include "sandbox.h"
+#include "tls.h"
 
 struct conf {
     char *handoff;            /* path of the socket for QEMU */
@@ -20,6 +21,10 @@ struct conf {
     enum place_engine engine; /* PLACE_ENGINES: the best for each block */
     enum log_level log_level;
     enum sandbox_mode sandbox;
+    enum tls_mode tls;
+    char *tls_ca, *tls_server_cert, *tls_server_key;
+    char *tls_client_cert, *tls_client_key;
+    char *tls_allow; /* names, with commas between; NULL: all */
     unsigned urgent_channels, bulk_channels;
     unsigned peer_timeout_s;
     unsigned reconnect_interval_s;

@@ -87,6 +87,8 @@ static const char *keep_check(const struct keep *keep, uint32_t role,
         if (!memchr(record->address[i], 0, sizeof(record->address[i])))
             return "what QEMU has kept has an address that does not end";
     }
+    if (!memchr(record->tls_name, 0, sizeof(record->tls_name)))
+        return "what QEMU has kept has a name that does not end";
     if (!record->joined)
         return "what QEMU has kept is of a migration that nobody has joined";
     return NULL;

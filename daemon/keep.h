@@ -15,8 +15,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tls.h"
+
 #define KEEP_MAGIC         0x524d504bu /* "RMPK" */
-#define KEEP_VERSION       1
+#define KEEP_VERSION       2
 #define KEEP_MAX_ADDRESSES 8
 #define KEEP_ADDRESS_BYTES 46
 
@@ -38,6 +40,7 @@ struct keep_record {
     uint32_t left_known;  /* destination: the maps hold */
     uint32_t addresses;   /* source: how many of these, tried in order */
     char address[KEEP_MAX_ADDRESSES][KEEP_ADDRESS_BYTES];
+    char tls_name[TLS_NAME_BYTES]; /* source: of the destination, or "" */
 };
 
 struct keep {

@@ -18,6 +18,7 @@
 #include "sandbox.h"
 #include "service.h"
 #include "session.h"
+#include "tls.h"
 #include "version.h"
 
 #define HANDOFF_MODE 0660
@@ -81,6 +82,36 @@ static void newcomer_accepted(struct handoff *handoff)
 
 /* ---- the program ---- */
 
+static int load_certificates(char *error)
+{
+    const struct tls_files files = {
+        .ca = conf->tls_ca,
+        .server_cert = conf->tls_server_cert,
+        .server_key = conf->tls_server_key,
+        .client_cert = conf->tls_client_cert,
+        .client_key = conf->tls_client_key,
+        .allow = conf->tls_allow,
+    };
+
+    return conf->tls == TLS_OFF ? 0 : tls_load(&files, error);
+}
+
+/* Certificates may come later than remapd does, but not where they are asked
+ * for. @wanted: peers connect at more than loopback */
+static void first_certificates(bool wanted)
+{
+    char error[ERROR_TEXT_BYTES];
+
+    if (!load_certificates(error))
+        return;
+    if (conf->tls == TLS_ON)
+        die("tls is on: %s", error);
+    if (wanted)
+        log_warning("%s: no other host's connection is taken; install "
+                    "certificates and reload, or set tls = off",
+                    error);
+}
+
 static void on_signal(evutil_socket_t number, short what, void *opaque)
 {
     (void)what;
@@ -91,11 +122,17 @@ static void on_signal(evutil_socket_t number, short what, void *opaque)
 
 static void on_hangup(evutil_socket_t number, short what, void *opaque)
 {
+    char error[ERROR_TEXT_BYTES];
+
     (void)number;
     (void)what;
     (void)opaque;
     service_reloading();
     conf_reload();
+    if (load_certificates(error))
+        log_error("certificates stay as they were: %s", error);
+    else if (conf->tls != TLS_OFF)
+        log_info("certificates have been read");
     service_reloaded();
 }
 
@@ -128,7 +165,7 @@ int main(int argc, char **argv)
     base = event_base_new();
     if (!base)
         die("event_base_new failed");
-    peer_listen(base, conf->listen);
+    first_certificates(peer_listen(base, conf));
     control = control_listen(base, conf);
     handoff = handoff_listen(base, conf->handoff, HANDOFF_MODE, conf->group,
                              newcomer_accepted);
@@ -154,5 +191,6 @@ int main(int argc, char **argv)
     event_free(interrupt);
     event_free(hangup);
     event_base_free(base);
+    tls_unload();
     return 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Connections to other remapd as the main thread sees them: messages of
- * proto/control.proto, each behind its size. A connection that turns out to be
- * a page channel gives its socket away with msg_conn_detach().
+ * proto/control.proto, each behind its size, encrypted or not. A connection
+ * that turns out to be a page channel is given away by msg_conn_detach().
  */
 #ifndef REMAPD_MSG_H
 #define REMAPD_MSG_H
@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include "control.pb-c.h"
+#include "tls.h"
 
 #define MSG_MAX_BYTES (64u << 10)
 
@@ -22,32 +23,37 @@ struct msg_handlers {
     void (*message)(void *owner, const Remapd__Message *message);
     /* Never after msg_conn_free(); the owner frees. */
     void (*closed)(void *owner, const char *reason);
-    /* Connected; only after msg_conn_connect(). */
+    /* Connected, and sure of who that is; only after msg_conn_connect(). */
     void (*connected)(void *owner);
 };
 
-/** msg_conn_new() - take over @fd, a connected non-blocking socket. */
-struct msg_conn *msg_conn_new(struct event_base *base, int fd,
+/** msg_conn_new() - take over @link, a connected non-blocking socket. */
+struct msg_conn *msg_conn_new(struct event_base *base, struct tls_link link,
                               const struct msg_handlers *handlers, void *owner);
 
-/** msg_conn_connect() - connect to @address; give up after @timeout_ms. */
-struct msg_conn *msg_conn_connect(struct event_base *base,
-                                  const struct sockaddr *address,
-                                  socklen_t length, unsigned timeout_ms,
-                                  const struct msg_handlers *handlers,
-                                  void *owner);
+/** msg_conn_connect() - connect to @address, encrypted by @tls, which is taken
+ * over, or NULL; give up after @timeout_ms. */
+struct msg_conn *
+msg_conn_connect(struct event_base *base, const struct sockaddr *address,
+                 socklen_t length, struct tls *tls, unsigned timeout_ms,
+                 const struct msg_handlers *handlers, void *owner);
 
 /** msg_conn_adopt() - from now on @owner is told, through @handlers. */
 void msg_conn_adopt(struct msg_conn *conn, const struct msg_handlers *handlers,
                     void *owner);
 
-/** msg_conn_send() - queue @message. What cannot be sent closes @conn. */
+/** msg_conn_send() - queue @message. What cannot be sent closes @conn; once it
+ * is closed, or before the other side is known, nothing is sent. */
 void msg_conn_send(struct msg_conn *conn, const Remapd__Message *message);
 
 /** msg_conn_detach() - send what is queued, free @conn and give back its
- * socket, blocking now. Return: the socket, or -EPROTO if bytes have arrived
- * that nobody has asked for, or -errno. */
-int msg_conn_detach(struct msg_conn *conn);
+ * socket in @link; blocking now, unless it is encrypted. Return: 0, -EPROTO if
+ * bytes have arrived that nobody has asked for, or -errno; then @link holds
+ * nothing. */
+int msg_conn_detach(struct msg_conn *conn, struct tls_link *link);
+
+/** msg_conn_cipher() - that encrypts @conn, for people; NULL if none does. */
+const char *msg_conn_cipher(const struct msg_conn *conn);
 
 /** msg_conn_free() - close. What is queued is sent as far as the kernel takes
  * it at once. NULL is fine. */

@@ -32,6 +32,7 @@ struct stranger {
 static struct evconnlistener *listener;
 static struct stranger *strangers;
 static unsigned stranger_count, port;
+static enum tls_mode mode;
 static char name[INET6_ADDRSTRLEN + sizeof("[]:65535")];
 
 static void stranger_free(struct stranger *stranger)
@@ -47,17 +48,22 @@ static void stranger_free(struct stranger *stranger)
     free(stranger);
 }
 
-static void stranger_refuse(struct stranger *stranger, const char *reason)
+static void stranger_abort(struct stranger *stranger, const char *reason)
 {
     Remapd__Abort abort_body = REMAPD__ABORT__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
-    log_warning("%s: refused: %s", msg_conn_peer(stranger->conn), reason);
     abort_body.reason = (char *)(uintptr_t)reason;
     message.body_case = REMAPD__MESSAGE__BODY_ABORT;
     message.abort = &abort_body;
     msg_conn_send(stranger->conn, &message);
     stranger_free(stranger);
+}
+
+static void stranger_refuse(struct stranger *stranger, const char *reason)
+{
+    log_warning("%s: refused: %s", msg_conn_peer(stranger->conn), reason);
+    stranger_abort(stranger, reason);
 }
 
 static void stranger_message(void *owner, const Remapd__Message *message)
@@ -100,7 +106,7 @@ static void stranger_closed(void *owner, const char *reason)
     struct stranger *stranger = owner;
 
     log_warning("%s: no hello: %s", msg_conn_peer(stranger->conn), reason);
-    stranger_free(stranger);
+    stranger_abort(stranger, reason);
 }
 
 static const struct msg_handlers stranger_handlers = {
@@ -154,21 +160,32 @@ static void peer_accepted(struct evconnlistener *from, evutil_socket_t fd,
 {
     struct event_base *base = evconnlistener_get_base(from);
     struct timeval timeout = {PEER_HELLO_SECONDS, 0};
+    struct tls_link link = {fd, NULL};
+    struct sockaddr_storage own = {0};
+    socklen_t own_length = sizeof(own);
     struct stranger *stranger;
+    bool encrypt;
 
     (void)length;
     (void)opaque;
+    /* By the address that the peer has connected to, which it judges too. */
+    getsockname(fd, (struct sockaddr *)&own, &own_length);
+    encrypt = tls_wanted(mode, (struct sockaddr *)&own);
+    if (encrypt)
+        link.tls = tls_accept();
     if (stranger_count >= PEER_MAX_STRANGERS)
         peer_make_room();
     stranger = xcalloc(1, sizeof(*stranger));
     stranger->host = peer_host(address);
-    stranger->conn = msg_conn_new(base, fd, &stranger_handlers, stranger);
+    stranger->conn = msg_conn_new(base, link, &stranger_handlers, stranger);
     stranger->timeout = evtimer_new(base, stranger_timeout, stranger);
     if (!stranger->timeout || evtimer_add(stranger->timeout, &timeout))
         abort();
     stranger->next = strangers;
     strangers = stranger;
     stranger_count++;
+    if (encrypt && !link.tls)
+        stranger_refuse(stranger, TLS_NO_CERTIFICATES);
 }
 
 /* Where the listener listens, whoever has bound it. */
@@ -189,8 +206,9 @@ static void peer_name(const struct sockaddr_storage *ss)
     }
 }
 
-void peer_listen(struct event_base *base, const char *address)
+bool peer_listen(struct event_base *base, const struct conf *conf)
 {
+    const char *address = conf->listen;
     const unsigned flags = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC;
     struct sockaddr_storage ss;
     socklen_t length, bound = sizeof(ss);
@@ -212,6 +230,8 @@ void peer_listen(struct event_base *base, const char *address)
                     &bound))
         die("--listen: %s", strerror(errno));
     peer_name(&ss);
+    mode = conf->tls;
+    return tls_wanted(mode, (struct sockaddr *)&ss);
 }
 
 const char *peer_address(void)

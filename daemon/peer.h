@@ -6,10 +6,16 @@
 
 #include <event2/event.h>
 
-/** peer_listen() - accept at the socket that systemd has passed as "peer", or
- * else at @address, "HOST:PORT" or "[HOST]:PORT", port 0 for any free one. Ends
- * the program with a clear line on error. */
-void peer_listen(struct event_base *base, const char *address);
+#include "conf.h"
+
+/**
+ * peer_listen() - accept at the socket that systemd has passed as "peer", or
+ * else as conf.listen says, "HOST:PORT" or "[HOST]:PORT", port 0 for any free
+ * one. Ends the program with a clear line on error.
+ * @conf: stays the caller's, and as it is
+ * Return: may peers connect that have to encrypt?
+ */
+bool peer_listen(struct event_base *base, const struct conf *conf);
 
 /** peer_address() - where it listens, as text. */
 const char *peer_address(void);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/uio.h>
 
 #include "collapse.h"
 #include "fault.h"
@@ -87,7 +88,7 @@ const struct pageset *receiver_wanted(const struct receiver *receiver)
     return pagemap_wanted(&receiver->map);
 }
 
-void receiver_add_channel(struct receiver *receiver, int fd,
+void receiver_add_channel(struct receiver *receiver, struct tls_link link,
                           enum channel_kind kind, unsigned index)
 {
     struct receive_thread *thread = &receiver->threads[receiver->count++];
@@ -96,7 +97,7 @@ void receiver_add_channel(struct receiver *receiver, int fd,
     thread->ended = false;
     thread->seen_bytes = 0;
     thread->seen_ns = now_ns();
-    channel_init(&thread->channel, fd, kind, index);
+    channel_init(&thread->channel, link, kind, index);
 }
 
 int receiver_stage(struct receiver *receiver, unsigned urgent,
@@ -142,6 +143,33 @@ static int receive_payload(struct receive_thread *thread, const uint64_t *data,
         }
     }
     return channel_recv(&thread->channel, iov, count);
+}
+
+/* Shared memory, with what has been decrypted. QEMU can pull it away: the
+ * kernel, which says so, writes it. */
+static int fill_shared(const struct frame *frame, const uint64_t *mask,
+                       const uint8_t *from)
+{
+    struct iovec local[FRAME_MAX_PAGES], remote[FRAME_MAX_PAGES];
+    unsigned pages = frame_pages(frame), count = 0, end;
+    size_t bytes = 0;
+    ssize_t done;
+
+    for (unsigned run = mask_run(mask, pages, 0, &end); run < pages;
+         run = mask_run(mask, pages, end, &end)) {
+        size_t length = (end - run) * PAGE_BYTES;
+        size_t offset = run * PAGE_BYTES;
+
+        local[count] =
+            (struct iovec){(void *)(uintptr_t)(from + offset), length};
+        remote[count++] = (struct iovec){
+            (uint8_t *)frame->block->map + frame->offset + offset, length};
+        bytes += length;
+    }
+    done = process_vm_writev(getpid(), local, count, remote, count, 0);
+    if (done < 0)
+        return -errno;
+    return (size_t)done == bytes ? 0 : -EFAULT;
 }
 
 static int place_runs(struct receive_thread *thread, const struct frame *frame,
@@ -280,7 +308,7 @@ static int receive_range(struct receive_thread *thread,
     struct placer_fill fill = {.data = want_data, .fd = -1};
     uint8_t *slot = NULL;
     int lost = 0, ret = -ENODATA;
-    bool whole;
+    bool copies = ops->in_place && channel_copies(&thread->channel), whole;
 
     memcpy(want_data, data, sizeof(want_data));
     memcpy(want_zero, zero, sizeof(want_zero));
@@ -293,13 +321,15 @@ static int receive_range(struct receive_thread *thread,
         slot = staging_take(thread->staging);
         whole = slot;
     }
-    fill.buffer = slot            ? slot
-                  : ops->in_place ? block->map + frame->offset
-                                  : thread->worker.buffer;
+    fill.buffer = slot                       ? slot
+                  : ops->in_place && !copies ? block->map + frame->offset
+                                             : thread->worker.buffer;
     if (whole && !slot)
         ret = receive_through_placer(thread, frame, &fill);
     if (ret == -ENODATA) {
         lost = receive_payload(thread, data, want_data, pages, fill.buffer);
+        if (!lost && copies)
+            lost = fill_shared(frame, want_data, fill.buffer);
         if (!lost && ops->in_place)
             pagemap_received(&receiver->map, first, pages, want_data);
         ret = lost ? lost : whole ? place_huge(thread, frame, &fill) : -EAGAIN;

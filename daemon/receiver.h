@@ -44,7 +44,7 @@ void receiver_again(struct receiver *receiver);
 const struct pageset *receiver_wanted(const struct receiver *receiver);
 
 /** receiver_add_channel() - take over a connected socket; before connect. */
-void receiver_add_channel(struct receiver *receiver, int fd,
+void receiver_add_channel(struct receiver *receiver, struct tls_link link,
                           enum channel_kind kind, unsigned index);
 
 /** receiver_stage() - have staging for engine remap primed in a thread, so many

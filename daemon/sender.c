@@ -80,13 +80,13 @@ void sender_forget(struct sender *sender)
     pageset_fill(&sender->left, NULL, NULL);
 }
 
-void sender_add_channel(struct sender *sender, int fd, enum channel_kind kind,
-                        unsigned index)
+void sender_add_channel(struct sender *sender, struct tls_link link,
+                        enum channel_kind kind, unsigned index)
 {
     struct send_thread *thread = &sender->threads[sender->count++];
 
     thread->sender = sender;
-    channel_init(&thread->channel, fd, kind, index);
+    channel_init(&thread->channel, link, kind, index);
 }
 
 void sender_leave(struct sender *sender, uint64_t first, uint64_t pages)

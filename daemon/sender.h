@@ -45,8 +45,8 @@ void sender_again(struct sender *sender);
 void sender_forget(struct sender *sender);
 
 /** sender_add_channel() - take over a connected socket; before start. */
-void sender_add_channel(struct sender *sender, int fd, enum channel_kind kind,
-                        unsigned index);
+void sender_add_channel(struct sender *sender, struct tls_link link,
+                        enum channel_kind kind, unsigned index);
 
 /** sender_leave() - @pages pages from @first are to be sent; before start. */
 void sender_leave(struct sender *sender, uint64_t first, uint64_t pages);

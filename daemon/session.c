@@ -624,6 +624,7 @@ struct json_object *session_json(const struct session *session)
     add_text(json, "error", session->error);
     add_text(json, "peer",
              session->control ? msg_conn_peer(session->control) : "");
+    add_text(json, "cipher", session->cipher ? session->cipher : "");
     add_engines(json, session);
     json_object_object_add(
         json, "seconds",

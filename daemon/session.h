@@ -60,6 +60,7 @@ struct session {
 
     struct handoff *handoff;
     struct msg_conn *control;
+    const char *cipher;    /* of the last control; NULL: in the clear */
     struct event *tick;    /* once a second, ten times once active */
     struct event *sampler; /* while active, for the series */
     struct event *notify;  /* written by page threads */

@@ -9,10 +9,10 @@
 
 /* The ticket, and what has joined by it. */
 struct join {
-    uint8_t secret[SESSION_SECRET_BYTES]; /* of the ticket; once */
-    uint8_t key[SESSION_SECRET_BYTES];    /* of the channels; each once */
-    unsigned open;                        /* channels that have joined: */
-    int fds[THREAD_MAX_CHANNELS];         /* urgent ones, then bulk; or -1 */
+    uint8_t secret[SESSION_SECRET_BYTES];       /* of the ticket; once */
+    uint8_t key[SESSION_SECRET_BYTES];          /* of the channels; each once */
+    unsigned open;                              /* channels that have joined: */
+    struct tls_link links[THREAD_MAX_CHANNELS]; /* urgent, then bulk */
 };
 
 struct session_destination {

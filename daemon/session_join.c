@@ -18,7 +18,7 @@
 void join_init(struct join *join)
 {
     for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++)
-        join->fds[i] = -1;
+        join->links[i].fd = -1;
     if (getrandom(join->secret, sizeof(join->secret), 0) < 0)
         abort();
 }
@@ -76,6 +76,7 @@ void join_send_ticket(struct session *session, const char *qemu_address)
     ticket.secret = (ProtobufCBinaryData){sizeof(join->secret), join->secret};
     ticket.address = addresses;
     ticket.port = peer_port();
+    ticket.tls_name = (char *)(uintptr_t)tls_name();
     while ((bytes = remapd__ticket__get_packed_size(&ticket)) >
            sizeof(message.ticket))
         ticket.n_address--;
@@ -177,6 +178,7 @@ static int join_control(struct session *session, struct msg_conn *conn,
         abort();
     msg_conn_adopt(conn, &session_destination_ops.control, session);
     session->control = conn;
+    session->cipher = msg_conn_cipher(conn);
     session->heard_ns = now_ns();
     welcome.version = WIRE_VERSION;
     welcome.channel_key = (ProtobufCBinaryData){sizeof(join->key), join->key};
@@ -214,7 +216,7 @@ static int join_channel(struct session *session, struct msg_conn *conn,
         snprintf(error, ERROR_TEXT_BYTES, "the channel has no right to join");
         return -EACCES;
     }
-    if (hello->index >= kinds || join->fds[slot] >= 0) {
+    if (hello->index >= kinds || join->links[slot].fd >= 0) {
         snprintf(error, ERROR_TEXT_BYTES, "there is no free %s channel %u",
                  urgent ? "urgent" : "bulk", hello->index);
         return -EACCES;
@@ -223,12 +225,11 @@ static int join_channel(struct session *session, struct msg_conn *conn,
     message.body_case = REMAPD__MESSAGE__BODY_WELCOME;
     message.welcome = &welcome;
     msg_conn_send(conn, &message);
-    join->fds[slot] = msg_conn_detach(conn);
-    if (join->fds[slot] < 0) {
+    if (msg_conn_detach(conn, &join->links[slot])) {
         session_lost(session, "a channel of the source spoke too early");
         return 0;
     }
-    channel_bound_silence(join->fds[slot], session->conf->peer_timeout_s);
+    channel_bound_silence(join->links[slot].fd, session->conf->peer_timeout_s);
     join->open++;
     return 0;
 }
@@ -255,20 +256,17 @@ void join_give_channels(struct session *session, struct receiver *receiver)
     for (unsigned i = 0; i < destination_channels(session); i++) {
         bool urgent = i < session->conf->urgent_channels;
 
-        receiver_add_channel(receiver, join->fds[i],
+        receiver_add_channel(receiver, join->links[i],
                              urgent ? CHANNEL_URGENT : CHANNEL_BULK,
                              urgent ? i : i - session->conf->urgent_channels);
-        join->fds[i] = -1;
+        join->links[i] = (struct tls_link){-1, NULL};
     }
     join->open = 0;
 }
 
 void join_close_channels(struct join *join)
 {
-    for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++) {
-        if (join->fds[i] >= 0)
-            close(join->fds[i]);
-        join->fds[i] = -1;
-    }
+    for (unsigned i = 0; i < THREAD_MAX_CHANNELS; i++)
+        tls_link_close(&join->links[i]);
     join->open = 0;
 }

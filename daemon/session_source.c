@@ -22,7 +22,7 @@ struct source_channel {
     struct msg_conn *conn;
     Remapd__Hello__Kind kind;
     uint32_t index;
-    int fd; /* once welcomed: the socket, for the sender */
+    struct tls_link link; /* once welcomed, for the sender */
 };
 
 struct session_source {
@@ -104,9 +104,25 @@ static void control_connected(void *owner)
 
 static const struct msg_handlers channel_handlers;
 
+/* For a connection to @ss, which is the address being tried. Return: false if
+ * there is none to be had. */
+static bool source_tls(const struct session *session,
+                       const struct sockaddr_storage *ss, struct tls **tls)
+{
+    const struct keep_record *record = &session->keep.record;
+
+    *tls = NULL;
+    if (!tls_wanted(session->conf->tls, (const struct sockaddr *)ss))
+        return true;
+    *tls = tls_connect(record->address[session->source->address],
+                       record->tls_name);
+    return *tls;
+}
+
 static void open_control(struct session *session)
 {
     struct sockaddr_storage ss;
+    struct tls *tls;
     socklen_t length;
 
     if (!source_address(session, &ss, &length)) {
@@ -118,9 +134,13 @@ static void open_control(struct session *session)
         session_lost(session, reason);
         return;
     }
+    if (!source_tls(session, &ss, &tls)) {
+        session_lost(session, TLS_NO_CERTIFICATES);
+        return;
+    }
     session->heard_ns = now_ns();
     session->control = msg_conn_connect(session->base, (struct sockaddr *)&ss,
-                                        length, CONNECT_TIMEOUT_MS,
+                                        length, tls, CONNECT_TIMEOUT_MS,
                                         &session_source_ops.control, session);
 }
 
@@ -130,12 +150,15 @@ static void open_channel(struct session *session, Remapd__Hello__Kind kind,
     struct session_source *source = session->source;
     struct source_channel *channel = &source->channels[source->channel_count++];
     struct sockaddr_storage ss;
+    struct tls *tls;
     socklen_t length;
 
-    source_address(session, &ss, &length); /* the one that control uses */
-    *channel = (struct source_channel){session, NULL, kind, index, -1};
+    /* As control has done it. */
+    source_address(session, &ss, &length);
+    source_tls(session, &ss, &tls);
+    *channel = (struct source_channel){session, NULL, kind, index, {-1, NULL}};
     channel->conn =
-        msg_conn_connect(session->base, (struct sockaddr *)&ss, length,
+        msg_conn_connect(session->base, (struct sockaddr *)&ss, length, tls,
                          CONNECT_TIMEOUT_MS, &channel_handlers, channel);
 }
 
@@ -152,8 +175,7 @@ static void close_channels(struct session *session)
 
     for (unsigned i = 0; i < source->channel_count; i++) {
         msg_conn_free(source->channels[i].conn);
-        if (source->channels[i].fd >= 0)
-            close(source->channels[i].fd);
+        tls_link_close(&source->channels[i].link);
     }
     source->channel_count = source->welcomed = 0;
 }
@@ -186,8 +208,7 @@ static void channel_message(void *owner, const Remapd__Message *message)
         return;
     }
     channel->conn = NULL;
-    channel->fd = msg_conn_detach(conn);
-    if (channel->fd < 0) {
+    if (msg_conn_detach(conn, &channel->link)) {
         session_lost(session, "a channel of the destination spoke too early");
         return;
     }
@@ -243,6 +264,7 @@ static void on_welcome(struct session *session, const Remapd__Welcome *welcome)
         session_lost(session, "the destination's welcome makes no sense");
         return;
     }
+    session->cipher = msg_conn_cipher(session->control);
     memcpy(source->key, welcome->channel_key.data, sizeof(source->key));
     if (!record->joined) {
         memcpy(record->resume_key, welcome->resume_key.data,
@@ -284,13 +306,13 @@ static void give_channels(struct session *session)
     for (unsigned i = 0; i < source->channel_count; i++) {
         struct source_channel *channel = &source->channels[i];
 
-        channel_bound_silence(channel->fd, session->conf->peer_timeout_s);
-        sender_add_channel(source->sender, channel->fd,
+        channel_bound_silence(channel->link.fd, session->conf->peer_timeout_s);
+        sender_add_channel(source->sender, channel->link,
                            channel->kind == REMAPD__HELLO__KIND__URGENT
                                ? CHANNEL_URGENT
                                : CHANNEL_BULK,
                            channel->index);
-        channel->fd = -1;
+        channel->link = (struct tls_link){-1, NULL};
     }
 }
 
@@ -536,6 +558,9 @@ static void control_closed(void *owner, const char *reason)
 
     if (session->state == SESSION_JOINING && !source->channel_count &&
         source->address + 1 < session->keep.record.addresses) {
+        session_log(session, LOG_LEVEL_WARNING, LOG_EVENT_NONE,
+                    "%s: %s; there are other addresses",
+                    msg_conn_peer(session->control), reason);
         msg_conn_free(session->control);
         session->control = NULL;
         source->address++;
@@ -553,7 +578,8 @@ static bool take_ticket(struct session *session, const Remapd__Ticket *ticket)
     if (ticket->version != WIRE_VERSION ||
         ticket->session.len != sizeof(session->id) ||
         ticket->secret.len != SESSION_SECRET_BYTES ||
-        ticket->n_address > KEEP_MAX_ADDRESSES)
+        ticket->n_address > KEEP_MAX_ADDRESSES ||
+        strlen(ticket->tls_name) >= sizeof(record->tls_name))
         return false;
     for (size_t i = 0; i < ticket->n_address; i++) {
         if (strlen(ticket->address[i]) >= KEEP_ADDRESS_BYTES)
@@ -562,6 +588,7 @@ static bool take_ticket(struct session *session, const Remapd__Ticket *ticket)
     }
     record->addresses = (uint32_t)ticket->n_address;
     record->port = ticket->port;
+    strcpy(record->tls_name, ticket->tls_name);
     memcpy(record->session, ticket->session.data, sizeof(record->session));
     memcpy(session->source->secret, ticket->secret.data,
            sizeof(session->source->secret));

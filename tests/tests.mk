@@ -6,6 +6,7 @@
 #   check-loop          migrations without a guest, through two remapd
 #   check-recover       those whose network or daemons are lost on the way
 #   check-chaos         those to which things happen that a seed has drawn
+#   check-tls           encryption, and who is refused
 #   check-hostile       bad input of every kind against a remapd
 #   check-sandbox       capabilities; no page of a guest in a core or a log
 #   check-face          remapctl, --help and the manual pages
@@ -36,7 +37,7 @@ SUITE ?=
 run_suite = BUILD_DIR=$(abspath $(BUILD)) REMAPD=$(abspath $(BUILD)/remapd) \
 	tests/lib/suite $(SUITE)
 
-.PHONY: check check-unit check-platform check-loop check-recover \
+.PHONY: check check-unit check-platform check-loop check-recover check-tls \
 	check-hostile check-sandbox \
 	check-asan check-tsan
 
@@ -88,10 +89,13 @@ check-recover: remapd-of-other-version $(BUILD)/remapd $(BUILD)/remapctl $(TEST_
 	$(BUILD)/tests/control_pb2.py
 	$(run_suite)recover tests/loop/recover.py $(TESTS)
 
+check-tls: $(BUILD)/remapd $(TEST_PROGRAMS) $(BUILD)/tests/control_pb2.py
+	$(run_suite)tls tests/loop/tls.py $(TESTS)
+
 # A sanitizer's report ends the program, and that fails the test.
 check_sanitized = $(MAKE) -k --no-print-directory CFLAGS="-O1 -g" \
 	SANITIZE="-fno-omit-frame-pointer -fno-sanitize-recover=all $(2)" \
-	BUILD=build/$(1) SUITE=$(1)- check-unit check-loop check-recover check-hostile
+	BUILD=build/$(1) SUITE=$(1)- check-unit check-loop check-recover check-hostile check-tls
 
 check-asan:
 	$(call check_sanitized,asan,-fsanitize=address$(comma)undefined)
@@ -104,7 +108,7 @@ comma := ,
 # Every suite runs, whatever another comes to.
 check:
 	@tools/deps check; rm -f build/check/*.count; failed=0; \
-	for suite in unit platform loop recover chaos hostile sandbox face asan tsan faults fuzz; do \
+	for suite in unit platform loop recover chaos hostile tls sandbox face asan tsan faults fuzz; do \
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
 	for suite in vm vm-recover vhost libvirt deb systemd; do \

@@ -39,23 +39,25 @@ static struct msg_conn *memory_msg_new(const struct msg_handlers *handlers,
     return conn;
 }
 
-struct msg_conn *msg_conn_new(struct event_base *base, int fd,
+struct msg_conn *msg_conn_new(struct event_base *base, struct tls_link link,
                               const struct msg_handlers *handlers, void *owner)
 {
     (void)base;
-    (void)fd;
+    (void)link;
     return memory_msg_new(handlers, owner, false);
 }
 
 struct msg_conn *msg_conn_connect(struct event_base *base,
                                   const struct sockaddr *address,
-                                  socklen_t length, unsigned timeout_ms,
+                                  socklen_t length, struct tls *tls,
+                                  unsigned timeout_ms,
                                   const struct msg_handlers *handlers,
                                   void *owner)
 {
     (void)base;
     (void)address;
     (void)length;
+    (void)tls;
     (void)timeout_ms;
     return memory_msg_new(handlers, owner, true);
 }
@@ -87,14 +89,21 @@ void msg_conn_free(struct msg_conn *conn)
 }
 
 /* Something that can be closed. */
-int msg_conn_detach(struct msg_conn *conn)
+int msg_conn_detach(struct msg_conn *conn, struct tls_link *link)
 {
     static int null = -1;
 
     if (null < 0)
         null = open("/dev/null", O_RDWR | O_CLOEXEC);
     msg_conn_free(conn);
-    return fcntl(null, F_DUPFD_CLOEXEC, 0);
+    *link = (struct tls_link){fcntl(null, F_DUPFD_CLOEXEC, 0), NULL};
+    return 0;
+}
+
+const char *msg_conn_cipher(const struct msg_conn *conn)
+{
+    REQUIRE(!conn->dead);
+    return NULL;
 }
 
 const char *msg_conn_peer(const struct msg_conn *conn)

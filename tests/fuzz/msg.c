@@ -14,6 +14,8 @@ static unsigned what;         /* the owner does with the next message */
 static void on_message(void *owner, const Remapd__Message *message)
 {
     (void)owner;
+    struct tls_link link;
+
     REQUIRE(conn && message->body_case != REMAPD__MESSAGE__BODY__NOT_SET);
     switch (what & 3) {
     case 0:
@@ -21,7 +23,7 @@ static void on_message(void *owner, const Remapd__Message *message)
         conn = NULL;
         break;
     case 1:
-        REQUIRE(msg_conn_detach(conn) < 0); /* there is no socket */
+        REQUIRE(msg_conn_detach(conn, &link) < 0); /* there is no socket */
         conn = NULL;
         break;
     default:
@@ -48,7 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (!base)
         base = event_base_new();
-    conn = msg_conn_new(base, -1, &handlers, NULL);
+    conn = msg_conn_new(base, (struct tls_link){-1, NULL}, &handlers, NULL);
     in = bufferevent_get_input(conn->bev);
     evbuffer_unfreeze(in, 0); /* only the socket may add to it */
     for (unsigned i = 0; i < MAX_STEPS && input.size && conn; i++) {

@@ -358,7 +358,9 @@ static void set_up(void)
     free(conf.report_dir);
     conf.report_dir = NULL;
     log_set_level(LOG_LEVEL_ERROR);
-    peer_listen(base, "127.0.0.1:0");
+    free(conf.listen);
+    conf.listen = strdup("127.0.0.1:0");
+    peer_listen(base, &conf);
     memset(ones, 0xff, sizeof(ones));
     memset(guest, 0x5a, sizeof(guest));
     memfd = memfd_create("memory", MFD_CLOEXEC);

@@ -12,6 +12,15 @@ PROGRAM = os.environ.get("REMAPD", str(BUILD / "remapd"))
 # A call that is not in its list ends it; a sanitizer makes calls of its own,
 # and a machine for tests may have a kernel without seccomp.
 SANDBOX = os.environ.get("SANDBOX", "off" if "san/" in PROGRAM else "kill")
+# Encryption between hosts: off, where it is not what is tested, or on.
+TLS = os.environ.get("TLS", "off")
+
+
+def tls_options(address, tls):
+    if (tls or TLS) != "on":
+        return ("--tls", "off")
+    from . import pki # pylint: disable=import-outside-toplevel
+    return pki.host_options(address)
 
 
 def lacks_remap():
@@ -22,7 +31,7 @@ def lacks_remap():
 
 
 class Remapd:
-    def __init__(self, host, options=(), program=PROGRAM):
+    def __init__(self, host, options=(), program=PROGRAM, tls=None):
         self.handoff = host.directory / "handoff"
         self.control = host.directory / "control"
         self.reports = host.directory / "reports"
@@ -35,7 +44,8 @@ class Remapd:
              "--handoff", self.handoff, "--control", self.control,
              "--peer-timeout", str(int(10 * PATIENCE)),
              "--listen", f"{host.address}:{PORT}",
-             "--report-dir", self.reports, "--sandbox", SANDBOX, *options], "remapd")
+             "--report-dir", self.reports, "--sandbox", SANDBOX,
+             *tls_options(host.address, tls), *options], "remapd")
         wait_until(self._ready, "remapd is ready")
 
     def _ready(self):

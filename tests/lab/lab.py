@@ -33,14 +33,16 @@ def sweep():
 
 
 class Lab:
-    """`daemons` says which hosts, by letter, get a remapd."""
+    """`daemons` says which hosts, by letter, get a remapd; `tls`, "on" or
+    "off", whether they encrypt, None: as everywhere else."""
 
     def __init__(self, link="none", daemons="ab", qemu=None,
-                 daemon_options=()):
+                 daemon_options=(), tls=None):
         self.link = link
         self.qemu = qemu or find_qemu()
         self.daemons = daemons
         self.daemon_options = daemon_options
+        self.tls = tls
         self.stack = contextlib.ExitStack()
         self.hosts = []
 
@@ -76,7 +78,7 @@ class Lab:
             signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
     def start_remapd(self, host):
-        host.remapd = Remapd(host, self.daemon_options)
+        host.remapd = Remapd(host, self.daemon_options, tls=self.tls)
         self.stack.callback(host.remapd.close)
 
     def vm(self, name, host=0, memory="1G", backend="thp", **config):

@@ -19,11 +19,11 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path += [str(TESTS), str(TESTS / "vm")]
 
 # pylint: disable=wrong-import-position
-from harness import require
+from harness import Skip, require
 from lab import Failed, wait_until
 from lab import hosts as lab_hosts
 from lab.basics import PATIENCE, Process, run
-from lab.daemon import PORT, Remapd
+from lab.daemon import PORT, TLS, Remapd
 from lab.memory import HugePages
 
 BUILD = pathlib.Path(os.environ.get("BUILD_DIR", TESTS.parent / "build"))
@@ -94,10 +94,12 @@ class Migration:
 
 
 class Pair:
-    """`link`: "loopback", or of two namespaces: "none", "10gbit", …"""
+    """`link`: "loopback", or of two namespaces: "none", "10gbit", …; `tls`: "on"
+    or "off", None: as everywhere else."""
 
-    def __init__(self, link="none", options=()):
+    def __init__(self, link="none", options=(), tls=None):
         self.link = link
+        self.tls = tls
         self.options = options
         self.stack = contextlib.ExitStack()
 
@@ -151,7 +153,7 @@ class Pair:
         process.child.wait()
 
     def start_daemon(self, host, **other):
-        host.remapd = Remapd(host, self.options, **other)
+        host.remapd = Remapd(host, self.options, tls=self.tls, **other)
         self.stack.callback(host.remapd.close)
 
     def check_daemon(self, host):
@@ -183,6 +185,8 @@ class ProxiedPair(Pair):
         super().__init__(link, (*options, "--advertise", self.ADDRESS))
 
     def __enter__(self):
+        if TLS == "on":
+            raise Skip("the proxy reads what connections are for")
         super().__enter__()
         host = self.hosts[1]
         try:

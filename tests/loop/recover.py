@@ -462,10 +462,10 @@ def nothing_is_taken_up_that_another_version_has_kept():
     """A remapd that keeps something else refuses, and touches nothing."""
     with Pair(LINK, OPTIONS) as pair:
         migration = Migration(pair, kind="memfd", mib=MIB, zero=5,
-                              keep_version=2)
+                              keep_version=3)
         wait_placed(pair, 0.2)
         pair.restart(pair.hosts[1])
-        wait_until(lambda: "is of version 2, this remapd reads 1" in
+        wait_until(lambda: "is of version 3, this remapd reads 2" in
                    pair.hosts[1].remapd.process.output(), "it is refused", 20)
         require(migration.process.alive(), "the migration has ended")
         require(not sessions(pair.hosts[1]), "a session was taken up")

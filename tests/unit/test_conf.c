@@ -24,6 +24,11 @@ static int tear_down(void **state)
     free(conf.listen);
     free(conf.advertise);
     free(conf.report_dir);
+    free(conf.tls_ca);
+    free(conf.tls_server_cert);
+    free(conf.tls_server_key);
+    free(conf.tls_client_cert);
+    free(conf.tls_client_key);
     return 0;
 }
 
@@ -80,6 +85,8 @@ static void refuses_and_says_what_is_allowed(void **state)
         {"engine", "teleport", "teleport is not one of: "},
         {"engine", "", "is not one of: "},
         {"log-level", "loud", "error, warning, info, debug"},
+        {"tls", "maybe", "maybe is not one of: off, on, auto"},
+        {"tls-ca", "", "tls-ca: must not be empty"},
     };
 
     (void)state;
@@ -140,7 +147,9 @@ static void help_mentions_each_option(void **state)
     static const char *const names[] = {
         "handoff", "control", "group", "listen", "advertise", "report-dir",
         "metrics",
-        "engine", "log-level", "sandbox", "urgent-channels", "bulk-channels",
+        "engine", "log-level", "sandbox", "tls", "tls-ca", "tls-server-cert",
+        "tls-server-key", "tls-client-cert", "tls-client-key", "tls-allow",
+        "urgent-channels", "bulk-channels",
         "peer-timeout", "reconnect-interval", "max-sessions", "config",
         "probe", "help", "version"};
     static const char *const args[] = {"remapd", "--help", NULL};

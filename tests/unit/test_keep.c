@@ -78,7 +78,7 @@ static void what_makes_no_sense_is_refused(void **state)
         const char *says;
     } rows[] = {
         {offsetof(struct keep_record, magic), 1, 4, "not of a remapd"},
-        {offsetof(struct keep_record, version), 2, 4, "is of version 2"},
+        {offsetof(struct keep_record, version), 3, 4, "is of version 3"},
         {offsetof(struct keep_record, version), 0, 4, "is of version 0"},
         {offsetof(struct keep_record, role), 1, 4, "makes no sense"},
         {offsetof(struct keep_record, max_pages), 1, 8, "makes no sense"},
@@ -103,7 +103,12 @@ static void what_makes_no_sense_is_refused(void **state)
     memset(keep.record.address[0], 'x', sizeof(keep.record.address[0]));
     keep_save(&keep);
     assert_true(keep_load(&next, keep.fd, ROLE, error) < 0);
-    assert_non_null(strstr(error, "does not end"));
+    assert_non_null(strstr(error, "address that does not end"));
+    keep.record.addresses = 0;
+    memset(keep.record.tls_name, 'x', sizeof(keep.record.tls_name));
+    keep_save(&keep);
+    assert_true(keep_load(&next, keep.fd, ROLE, error) < 0);
+    assert_non_null(strstr(error, "name that does not end"));
 }
 
 static void something_else_is_refused(void **state)

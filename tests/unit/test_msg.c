@@ -40,7 +40,8 @@ static int set_up(void **state)
     if (!base || socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
         return -1;
     evutil_make_socket_nonblocking(fds[0]);
-    conn = msg_conn_new(base, fds[0], &handlers, NULL);
+    conn = msg_conn_new(base, (struct tls_link){fds[0], NULL}, &handlers,
+                        NULL);
     peer = fds[1];
     return 0;
 }
@@ -182,19 +183,19 @@ static void an_end_between_messages_is_clean(void **state)
 /* A channel's first frame must not come before it is asked for. */
 static void detaches_only_a_quiet_socket(void **state)
 {
-    int fd;
+    struct tls_link link;
 
-    fd = msg_conn_detach(conn);
-    assert_true(fd >= 0);
-    close(fd);
+    assert_int_equal(msg_conn_detach(conn, &link), 0);
+    assert_true(link.fd >= 0 && !link.tls);
+    tls_link_close(&link);
     conn = NULL;
     tear_down(state);
     assert_int_equal(set_up(state), 0);
     put("\0\0", 2);
     run();
-    fd = msg_conn_detach(conn);
+    assert_int_equal(msg_conn_detach(conn, &link), -EPROTO);
     conn = NULL;
-    assert_true(fd < 0);
+    assert_true(link.fd < 0);
 }
 
 #define msg_test(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)

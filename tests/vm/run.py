@@ -45,6 +45,19 @@ def moves(backend, precopy):
         require_whole(vm, vm.move(precopy=bool(precopy), pager="required"))
 
 
+@test(backend=("thp", "memfd"))
+def moves_encrypted(backend):
+    """The pages, that is; QEMU's own stream is QEMU's to encrypt."""
+    with Lab(tls="on") as lab:
+        vm = lab.vm("small", backend=backend, **SMALL)
+        vm.start(pager="required")
+        move = vm.move(pager="required")
+        require_whole(vm, move)
+        report = lab.hosts[1].remapd.report("destination", "small", ())
+        print(f"# {report['engines']}, {report['cipher']}")
+        require(report["cipher"].startswith("TLS_"), f"{report}")
+
+
 @test(backend=("thp", "memfd"), precopy=(0, 1))
 def moves_linux_of_four_vcpus(backend, precopy):
     with Lab() as lab:
