@@ -9,6 +9,7 @@
 
 #include "log.h"
 #include "session.h"
+#include "source.h"
 #include "thread.h"
 #include "wire.h"
 
@@ -624,15 +625,34 @@ static void on_ticket(struct session *session,
     open_control(session);
 }
 
+/* Can all of it be read, while it is not too late? */
+static int check_memory(const struct session *session)
+{
+    for (uint32_t i = 0; i < session->table.count; i++) {
+        if (session->table.blocks[i].fd < 0)
+            return source_check(handoff_pid(session->handoff));
+    }
+    return 0;
+}
+
 static void on_prepare(struct session *session,
                        const struct handoff_prepare *prepare)
 {
     Remapd__Prepare body = REMAPD__PREPARE__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
+    int error;
 
     if (session->state != SESSION_JOINED || session->source->preparing ||
         be32toh(prepare->blocks) != session->table.count) {
         session_refuse(session, "QEMU prepares out of turn");
+        return;
+    }
+    error = check_memory(session);
+    if (error) {
+        session_fail(session,
+                     "may not read the memory of QEMU %d: %s (CAP_SYS_PTRACE, "
+                     "kernel.yama.ptrace_scope)",
+                     handoff_pid(session->handoff), strerror(-error));
         return;
     }
     session->source->preparing = true;

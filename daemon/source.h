@@ -9,6 +9,13 @@
 #include "block.h"
 
 /**
+ * source_check() - may this process read the memory of @pid at all?
+ *
+ * Touches none of it. Any thread. Return: 0 or -errno.
+ */
+int source_check(pid_t pid);
+
+/**
  * source_read() - the bytes of @pages pages at @offset of @block.
  * @pid: the QEMU, for blocks that have no fd
  * @pages: 1..512

@@ -22,6 +22,7 @@ import time
 from pair import Migration, Pair, own_network, require, wait_until
 from harness import Skip, run as run_tests, test
 from lab.basics import stop_on_signals
+from lab.daemon import Remapd
 
 # The bits of linux/capability.h.
 ALLOWED = {"CAP_DAC_READ_SEARCH": 2, "CAP_SYS_PTRACE": 19, "CAP_SYS_NICE": 23}
@@ -85,6 +86,23 @@ def without_a_filter():
                                                 ALLOWED.values()),
                 f"CapEff {found['CapEff']}")
         pair.migrate(kind="anon", mib=4)
+
+
+@test
+def who_may_not_read_the_guest_says_so_before_the_switchover():
+    with Pair("loopback") as pair:
+        source, destination = pair.hosts
+        source.remapd.close()
+        spawn = source.spawn
+        source.spawn = lambda command, name: spawn(
+            ["setpriv", "--bounding-set=-sys_ptrace", *command], name)
+        source.remapd = Remapd(source)
+        migration = Migration(pair, kind="anon", mib=4)
+        migration.process.child.wait(60)
+        said = source.remapd.process.output()
+        require("may not read the memory of QEMU" in said, said)
+        said = destination.remapd.process.output()
+        require("joined" in said and "prepared" not in said, said)
 
 
 # ---- what it gives away ----
