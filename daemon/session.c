@@ -160,7 +160,8 @@ static void session_begin(struct event_base *base, const struct conf *conf,
     sessions = session;
     session_total++;
     session_log(session, LOG_LEVEL_INFO, LOG_EVENT_BEGINS,
-                "%s of %s, QEMU %d%s", role_name(session), session->name,
+                "%s of %s, QEMU %d%s", role_name(session),
+                *session->name ? session->name : "a guest without a name",
                 handoff_pid(handoff),
                 returned ? ", which was with another remapd before" : "");
     if (returned) {
@@ -301,26 +302,29 @@ void session_send(struct session *session, const Remapd__Message *message)
 }
 
 /* Tell the peer why, and QEMU, and keep it. */
-static void session_tell(struct session *session, bool pause, char *reason)
+enum tell { TELL_FAILED, TELL_LEFT, TELL_PAUSED };
+
+static void session_tell(struct session *session, enum tell what, char *reason)
 {
     Remapd__Abort abort_body = REMAPD__ABORT__INIT;
     Remapd__Pause pause_body = REMAPD__PAUSE__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
     snprintf(session->error, sizeof(session->error), "%s", reason);
-    if (pause) {
+    if (what == TELL_PAUSED) {
         pause_body.reason = session->error;
         message.body_case = REMAPD__MESSAGE__BODY_PAUSE;
         message.pause = &pause_body;
     } else {
         abort_body.reason = session->error;
+        abort_body.left = what == TELL_LEFT;
         message.body_case = REMAPD__MESSAGE__BODY_ABORT;
         message.abort = &abort_body;
     }
     session_send(session, &message);
     if (session->handoff)
         handoff_send_text(session->handoff,
-                          pause ? HANDOFF_PAUSED : HANDOFF_ERROR,
+                          what == TELL_PAUSED ? HANDOFF_PAUSED : HANDOFF_ERROR,
                           session->error);
 }
 
@@ -334,8 +338,22 @@ void session_fail(struct session *session, const char *format, ...)
     va_end(args);
     session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_FAILED, "%s failed: %s",
                 role_name(session), reason);
-    session_tell(session, false, reason);
+    session_tell(session, TELL_FAILED, reason);
     session->state = SESSION_FAILED;
+    session_close(session);
+}
+
+void session_leave(struct session *session, const char *format, ...)
+{
+    char reason[ERROR_TEXT_BYTES];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(reason, sizeof(reason), format, args);
+    va_end(args);
+    session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE, "%s: %s",
+                role_name(session), reason);
+    session_tell(session, TELL_LEFT, reason);
     session_close(session);
 }
 
@@ -360,7 +378,7 @@ void session_pause(struct session *session, const char *format, ...)
     session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_PAUSED,
                 "%s paused, %llu pages left: %s", role_name(session),
                 (unsigned long long)session->left_pages, reason);
-    session_tell(session, true, reason);
+    session_tell(session, TELL_PAUSED, reason);
     session_sample(session, true);
     session->state = SESSION_PAUSED;
     session->paused_ns = now_ns();

@@ -145,6 +145,14 @@ void session_fail(struct session *session, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /**
+ * session_leave() - end the session before the switchover, as a QEMU has left:
+ * pre-copy has moved everything, or it has given up and says why itself. Like
+ * session_fail() otherwise.
+ */
+void session_leave(struct session *session, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/**
  * session_pause() - after the switchover: pages stop moving, nothing is lost.
  * QEMU and the peer are told @reason; the session stays, and the source tries
  * to come back.

@@ -767,13 +767,15 @@ static void handoff_closed(void *owner, const char *reason)
 
     if (session->state == SESSION_ACTIVE)
         session_pause(session, PLACE_QEMU_LEFT ": %s", reason);
-    if (session->state < SESSION_ACTIVE && session->control)
+    if (session->state >= SESSION_ACTIVE || !session->control)
+        session_end(session, reason);
+    else if (strcmp(reason, HANDOFF_LEFT))
         session_fail(session,
-                     "the destination's QEMU left before the "
-                     "switchover: %s",
+                     "the destination's QEMU is lost before the switchover: %s",
                      reason);
     else
-        session_end(session, reason);
+        session_leave(session,
+                      "the destination's QEMU left before the switchover");
 }
 
 static void destination_stop(struct session *session)

@@ -780,13 +780,14 @@ static void handoff_closed(void *owner, const char *reason)
 
     if (session->state >= SESSION_ACTIVE && session->state < SESSION_COMPLETE)
         session_pause(session, SENDER_QEMU_LEFT ": %s", reason);
-    if (session->state < SESSION_ACTIVE && session->control)
+    if (session->state >= SESSION_ACTIVE || !session->control)
+        session_end(session, reason);
+    else if (strcmp(reason, HANDOFF_LEFT))
         session_fail(session,
-                     "the source's QEMU left before the switchover: "
-                     "%s",
+                     "the source's QEMU is lost before the switchover: %s",
                      reason);
     else
-        session_end(session, reason);
+        session_leave(session, "the source's QEMU left before the switchover");
 }
 
 static void source_tick(struct session *session)

@@ -206,7 +206,10 @@ void wire_take_common(struct session *session, const Remapd__Message *message,
         session_broken(session, message->pause->reason);
         break;
     case REMAPD__MESSAGE__BODY_ABORT:
-        session_lost(session, message->abort->reason);
+        if (message->abort->left && session->state < SESSION_ACTIVE)
+            session_leave(session, "%s", message->abort->reason);
+        else
+            session_lost(session, message->abort->reason);
         break;
     case REMAPD__MESSAGE__BODY_KEEP_ALIVE:
         break;
