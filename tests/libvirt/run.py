@@ -440,6 +440,24 @@ def hook_that_fails_stops_the_migration_with_its_words():
 
 
 @test
+def hook_that_is_killed_stops_the_migration():
+    """As the kernel may do when memory runs out."""
+    with domain("killed", "required") as vm:
+        hook = vm.there.host.directory / "etc/libvirt/hooks/qemu.d/remapd"
+        saved = hook.read_text()
+        try:
+            hook.write_text("#!/bin/sh\n[ \"$2\" != migrate ] || kill -KILL $$\n")
+            said = vm.refused(AFTER_PRECOPY)
+        finally:
+            hook.write_text(saved)
+        require_in("Hook script execution failed", said)
+        show("the hook killed: virsh", said)
+        require_stays(vm)
+        vm.migrate(AFTER_PRECOPY)
+        require_carried(vm)
+
+
+@test
 def hook_run_twice_is_as_once():
     with domain("twice", "required") as vm:
         hooks = vm.there.host.directory / "etc/libvirt/hooks"
