@@ -51,10 +51,13 @@ def make_image(directory, package):
     tree = directory / "root"
     root("new", tree)
     root("install", tree, package)
+    # From here on a systemd runs.
+    (tree / "usr/sbin/policy-rc.d").unlink()
     test = tree / "test"
     test.mkdir()
     for file in (HERE / "inside", BUILD / "tests/guestless"):
         shutil.copy(file, test)
+    shutil.copy(package, test / "remapd.deb")
     test.chmod(0o777)
     units = tree / "etc/systemd/system"
     (units / "inside.service").write_text(UNIT)
