@@ -22,6 +22,9 @@
 #   qemu-qtest          QEMU's own tests of post-copy, without a pager
 # make check-kernel-quick   the patched kernel in VMs, and remapd there; on its
 #                       own, for it builds a kernel, which takes too long here
+# make check-confined   domains between two VMs with AppArmor; on its own, as it
+#                       takes 5 to 10 minutes for what rarely changes
+# make check-newcomer   make demo and make deb in a clean Debian; builds a QEMU
 # make check-kernel     more of that: it builds three
 # make check-loop TESTS="parts of names"   only those tests
 
