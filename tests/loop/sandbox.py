@@ -32,9 +32,11 @@ MIB = 16
 
 @contextlib.contextmanager
 def in_the_middle(kind, crash=False):
-    """Two daemons, and a migration between them that takes its time. `crash`:
-    they need not come to a good end."""
-    pair = Pair("100mbit", ("--log-level", "debug"))
+    """Two daemons, and a migration between them that takes its time, whose pages
+    both hold for a while (with engine move the destination's may pass it by).
+    `crash`: they need not come to a good end."""
+    engine = "copy" if kind == "anon" else "auto"
+    pair = Pair("100mbit", ("--log-level", "debug", "--engine", engine))
     if crash:
         pair.end_daemons = lambda: None
     with pair:
