@@ -150,8 +150,10 @@ static void handoff_readable(evutil_socket_t socket, short what, void *opaque)
     if (bytes == -EAGAIN || bytes == -EINTR)
         return;
     if (bytes <= 0) {
-        /* An empty packet looks like the end, but may bring a descriptor. */
-        handoff_closed(handoff, bytes ? strerror(-bytes) : HANDOFF_LEFT);
+        /* An empty packet looks like the end, but may bring a descriptor. Who
+         * leaves without having read all resets the connection. */
+        handoff_closed(handoff, bytes && bytes != -ECONNRESET ? strerror(-bytes)
+                                                              : HANDOFF_LEFT);
     } else if ((wrong = handoff_check(packet, bytes, &header, text))) {
         handoff_send_text(handoff, HANDOFF_ERROR, wrong);
         handoff_closed(handoff, wrong);
