@@ -71,12 +71,13 @@ static void *tls_alloc(size_t bytes, const char *file, int line)
 
 static void tls_release(void *memory, const char *file, int line)
 {
-    struct allocation *head = memory;
+    struct allocation *head;
 
     (void)file;
     (void)line;
-    if (!head--)
+    if (!memory)
         return;
+    head = (struct allocation *)memory - 1;
     if (head->bytes < TLS_LARGE_BYTES)
         free(head);
     else

@@ -54,7 +54,7 @@ def moves_encrypted(backend):
         move = vm.move(pager="required")
         require_whole(vm, move)
         report = lab.hosts[1].remapd.report("destination", "small", ())
-        print(f"# {report['engines']}, {report['cipher']}")
+        print(f"# engine {move.engine()}, {report['cipher']}")
         require(report["cipher"].startswith("TLS_"), f"{report}")
 
 
