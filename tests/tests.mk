@@ -19,13 +19,11 @@
 #   check-libvirt       domains that move between two libvirtd
 #   check-deb           the packages, in a clean Debian
 #   check-systemd       the units, under a real systemd in a VM
+#   check-kernel-quick  the patched kernel in VMs, and remapd there
 #   qemu-qtest          QEMU's own tests of post-copy, without a pager
-# make check-kernel-quick   the patched kernel in VMs, and remapd there; on its
-#                       own, for it builds a kernel, which takes too long here
-# make check-confined   domains between two VMs with AppArmor; on its own, as it
 #                       takes 5 to 10 minutes for what rarely changes
 # make check-newcomer   make demo and make deb in a clean Debian; builds a QEMU
-# make check-kernel     more of that: it builds three
+# make check-kernel     more of the patched kernel: it builds three
 # make check-loop TESTS="parts of names"   only those tests
 
 TEST_CFLAGS = -std=c17 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -pthread
@@ -114,7 +112,7 @@ check:
 	for suite in unit platform loop recover chaos hostile tls sandbox face asan tsan faults fuzz; do \
 	    $(MAKE) --no-print-directory check-$$suite || failed=1; \
 	done; \
-	for suite in vm vm-recover vhost libvirt deb systemd; do \
+	for suite in vm vm-recover vhost libvirt deb systemd kernel-quick; do \
 	    tests/lib/suite $$suite $(MAKE) --no-print-directory check-$$suite || \
 	        failed=1; \
 	done; \

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # make check-kernel         the patched kernel in virtual machines
-# make check-kernel-quick   our tests of it, and remapd there
+# make check-kernel-quick   our tests of it, and remapd there; part of make check
 # make check-kernel-kasan   the same under KASAN
 # make check-kernel-migration   moves of pages that are being migrated
 # make check-kernel-cost    instructions: REMAP, COPY, a missing fault
@@ -15,7 +15,7 @@ check-kernel check-kernel-quick: all qemu guest $(BUILD)/tests/guestless \
     $(BUILD)/tests/unit/test_remap
 
 check-kernel-quick:
-	tests/lib/suite kernel tests/kernel/check quick 2
+	tests/kernel/check quick 2
 
 check-kernel:
 	tests/lib/suite kernel tests/kernel/check lab $(DURATION)
