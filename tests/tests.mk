@@ -21,6 +21,7 @@
 #   check-systemd       the units, under a real systemd in a VM
 #   check-kernel-quick  the patched kernel in VMs, and remapd there
 #   qemu-qtest          QEMU's own tests of post-copy, without a pager
+# make check-confined   domains between two VMs with AppArmor; on its own, as it
 #                       takes 5 to 10 minutes for what rarely changes
 # make check-newcomer   make demo and make deb in a clean Debian; builds a QEMU
 # make check-kernel     more of the patched kernel: it builds three
