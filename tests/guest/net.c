@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * net ADDRESS PORT: one TCP connection to who sends everything back; sends
- * numbered words, checks what returns, without end. A line on the serial port
- * tells of it; a wrong word, or the connection's end, is told as FAILED.
+ * net ADDRESS PORT ROUTER: one TCP connection to who sends everything back;
+ * sends numbered words, checks what returns, without end. A line on the serial
+ * port tells of it; a wrong word, or the connection's end, is told as FAILED.
+ *
+ * TCP waits for its own timers when packets are lost. How long the network did
+ * is what another process finds, which asks the router for an echo all the
+ * time; "PING" tells for how long there was none.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/ip.h>
+#include <netinet/ip_icmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +25,7 @@
 #define CHUNK    16384u /* bytes */
 #define CHUNKS   1024u  /* each time in another part of the memory */
 #define LINE_NS  100000000ull
+#define PING_US  10000
 #define CONNECTS 100
 
 static uint64_t now_ns(void)
@@ -64,6 +71,63 @@ static void send_all(int fd, const uint64_t *words)
     }
 }
 
+/* So that all of it, with the sum in it, adds up to nothing. */
+static uint16_t icmp_sum(const struct icmphdr *echo)
+{
+    const uint16_t *words = (const uint16_t *)echo;
+    uint32_t sum = 0;
+
+    for (unsigned i = 0; i < sizeof(*echo) / sizeof(*words); i++)
+        sum += words[i];
+    sum = (sum & 0xffff) + (sum >> 16);
+    return ~(sum + (sum >> 16));
+}
+
+static void ping(const char *router)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET};
+    struct timeval patience = {.tv_usec = PING_US};
+    int fd = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP);
+    uint64_t answers = 0, longest = 0, last = now_ns(), line_due = last;
+    char packet[128];
+
+    if (fd < 0 || !inet_aton(router, &to.sin_addr) ||
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)))
+        fail(router);
+    for (uint16_t number = 0;; number++) {
+        struct icmphdr echo = {.type = ICMP_ECHO,
+                               .un.echo.sequence = htons(number)};
+        uint64_t now;
+
+        echo.checksum = icmp_sum(&echo);
+        /* What cannot be sent now is not answered either. */
+        (void)!sendto(fd, &echo, sizeof(echo), 0, (struct sockaddr *)&to,
+                      sizeof(to));
+        while (recv(fd, packet, sizeof(packet), 0) > 0) {
+            const struct icmphdr *answer =
+                (const struct icmphdr *)(packet + sizeof(struct iphdr));
+
+            if (answer->type != ICMP_ECHOREPLY)
+                continue;
+            answers++;
+            now = now_ns();
+            if (now - last > longest)
+                longest = now - last;
+            last = now;
+            usleep(PING_US);
+            break;
+        }
+        if (now_ns() >= line_due) {
+            printf("REMAPD-GUEST PING answers=%llu slowest_us=%llu\n",
+                   (unsigned long long)answers,
+                   (unsigned long long)longest / 1000);
+            fflush(stdout);
+            line_due = now_ns() + LINE_NS;
+            longest = 0;
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     uint64_t number = 0, chunks = 0, slowest = 0, line_due = now_ns();
@@ -71,8 +135,10 @@ int main(int argc, char **argv)
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     int fd;
 
-    if (argc != 3 || memory == MAP_FAILED)
+    if (argc != 4 || memory == MAP_FAILED)
         fail("start");
+    if (!fork())
+        ping(argv[3]);
     fd = connect_to(argv[1], argv[2]);
     for (;; chunks++) {
         uint64_t *words = (uint64_t *)(memory + random() % CHUNKS * CHUNK);

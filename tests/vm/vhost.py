@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import statistics
 import struct
@@ -54,10 +55,10 @@ def wait_disk(vm, passes):
 
 
 def start(lab, *devices, pager="required", backend="memfd", name="vhost",
-          arguments=()):
+          arguments=(), **different):
     """A VM that has written all of its disk once."""
     vm = lab.vm(name, backend=backend, devices=devices, arguments=arguments,
-                **LINUX)
+                **{**LINUX, **different})
     vm.start(pager=pager)
     if any(device.word == "disk" for device in devices):
         wait_disk(vm, 1)
@@ -89,17 +90,17 @@ def disk(program):
         require_served(move, "disk")
 
 
-FIGURES = ("post-copy", "stopped", "memory", "disk", "network")
+FIGURES = ("post-copy", "stopped", "memory", "disk", "echo", "tcp")
 
 
 def figures(vm, move):
     """ms: how long the move took, how long nothing ran, and the longest that
     each part of the guest waited."""
-    slowest = {word: max(m["slowest_us"] for m in lines(vm, word)
-                         if m.time > move.begun) for word in ("DISK", "NET")}
     return [move.postcopy_seconds() * 1000, move.downtime_seconds() * 1000,
-            vm.guest.newest()["mark_us"] / 1000, slowest["DISK"] / 1000,
-            slowest["NET"] / 1000]
+            vm.guest.newest()["mark_us"] / 1000,
+            *(max(m["slowest_us"] for m in lines(vm, word)
+                  if m.time > move.begun) / 1000
+              for word in ("DISK", "PING", "NET"))]
 
 
 def two_devices_moved(pager):
@@ -110,6 +111,7 @@ def two_devices_moved(pager):
         move = vm.move(pager=pager)
         wait_disk(vm, 1)
         wait_more(vm, "NET", "chunks", 10)
+        wait_more(vm, "PING", "answers", 10)
         row = figures(vm, move)
         if pager:
             require_whole(vm, move)
@@ -153,6 +155,18 @@ def disk_of_huge_pages(backend):
                    "QEMU and the back end have huge pages", 30, 0.2)
         print("# of {} MiB huge pages are {} MiB in QEMU, {} MiB in the back "
               "end".format(total >> 20, *(n >> 20 for n in huge())), flush=True)
+
+
+@test(backend=("memfd", "tmpfs"))
+def disk_and_memory_of_an_odd_size(backend):
+    """No whole number of huge pages."""
+    with Lab(link="1gbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"), backend=backend,
+                   memory="274728K")
+        move = vm.move(pager="required")
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        require_served(move, "disk")
 
 
 # ---- what changes on the way ----
@@ -220,6 +234,63 @@ def memory_added_and_removed_on_the_way():
         print(f"# regions of the disk: {said}", flush=True)
 
 
+@test
+def memory_added_at_the_destination_in_precopy():
+    """Nobody brings pages for it, so nobody waits for any."""
+    with Lab(link="200mbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"))
+        move = Move(vm, precopy=True, pager="required")
+        move.prepare()
+        vm.mark()
+        move.begin()
+        move.wait_round(1)
+        wait_until(lambda: move.information()["ram"]["transferred"] > 1 << 20,
+                   "pre-copy")
+        add_memory(move.destination, "dimm")
+        move.switch()
+        move.wait()
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        require_served(move, "disk")
+        print(f"# regions of the disk: {regions_of(lab, 'disk')}", flush=True)
+
+
+DIMM = ("-object", "memory-backend-memfd,id=ram-{0},size=128M,share=on",
+        "-device", "pc-dimm,id={0},memdev=ram-{0},addr={1:#x}")
+
+
+def dimms(*numbers):
+    """QEMU's arguments for these, each at its own address."""
+    return ("-m", "slots=2") + tuple(
+        word.format(f"dimm{number}", (4 << 30) + (128 << 20) * number)
+        for number in numbers for word in DIMM)
+
+
+@test
+def memory_that_came_in_another_order():
+    """QEMU lists blocks of one size as they came."""
+    with Lab(link="200mbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"), arguments=dimms(0, 1))
+        vm.config.arguments = dimms(1, 0)
+        move = vm.move(pager="required")
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        require_served(move, "disk")
+
+
+@test
+def memory_removed_at_the_destination():
+    """Of the memory that is on its way."""
+    with Lab(link="10mbit") as lab:
+        move = under_way(lab, arguments=dimms(0))
+        move.destination.qmp("device_del", id="dimm0")
+        move.destination.qmp.wait("DEVICE_DELETED", device="dimm0")
+        move.destination.qmp("object-del", id="ram-dimm0")
+        for host in lab.hosts:
+            unshape(host)
+        require_goes_on(move, "disk")
+
+
 def refusal(call, *arguments, **named):
     try:
         call(*arguments, **named)
@@ -262,6 +333,20 @@ def back_end_killed_on_the_way():
         wait_faults(lab, "disk")
         require_goes_on(move, "disk")
         print(f"# regions of the disk: {regions_of(lab, 'disk')}", flush=True)
+
+
+@test
+def request_that_a_back_end_has_not_seen():
+    """The guest has kicked, once; the next back end is there for it."""
+    with Lab() as lab:
+        vm = start(lab, Disk(lab.directory / "disk"))
+        back_end = vm.machine.back_ends["disk"]
+        os.kill(back_end.process.pid, signal.SIGSTOP)
+        vm.wait_runs()
+        back_end.kill()
+        vm.wait_runs()
+        back_end.start()
+        wait_disk(vm, 1)
 
 
 @test(message=("LISTEN", "END"))
