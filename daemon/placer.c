@@ -50,6 +50,7 @@ static void placer_command(struct placer *placer,
     } control = {0};
     struct iovec iov = {(void *)(uintptr_t)command, sizeof(*command)};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    ssize_t sent;
 
     if (fd >= 0) {
         control.header.cmsg_level = SOL_SOCKET;
@@ -59,7 +60,10 @@ static void placer_command(struct placer *placer,
         msg.msg_control = &control;
         msg.msg_controllen = sizeof(control);
     }
-    if (sendmsg(placer->fd, &msg, MSG_NOSIGNAL) < 0)
+    do {
+        sent = sendmsg(placer->fd, &msg, MSG_NOSIGNAL);
+    } while (sent < 0 && errno == EINTR);
+    if (sent < 0)
         placer->broken = true;
 }
 

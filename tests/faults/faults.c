@@ -201,7 +201,8 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags)
     struct msghdr less = *msg;
     uint64_t random;
 
-    switch (choose(false, true, true, &random)) {
+    /* A packet goes whole or not at all. */
+    switch (choose(false, is_stream(fd), true, &random)) {
     case FAULT_SHORT:
         less.msg_iov = part;
         less.msg_iovlen = shorten(msg->msg_iov, msg->msg_iovlen, part, random);
