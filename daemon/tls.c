@@ -196,7 +196,9 @@ static int load_context(SSL_CTX *ctx, const char *ca, const char *cert,
         return file_error(error, ca);
     if (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1)
         return file_error(error, cert);
-    if (SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1)
+    /* A key of another kind than the certificate's is only noticed here. */
+    if (SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1 ||
+        SSL_CTX_check_private_key(ctx) != 1)
         return file_error(error, key);
     return 0;
 }

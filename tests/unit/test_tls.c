@@ -241,6 +241,31 @@ static void says_which_file_is_wrong(void **state)
     tls_free(tls);
 }
 
+/* What there was before stays, too. */
+static void a_key_is_its_certificates(void **state)
+{
+    EVP_PKEY *others[] = {EVP_EC_gen("P-256"), EVP_RSA_gen(2048)};
+    struct tls_files wrong = files;
+    char path[64];
+
+    (void)state;
+    load("DNS:b.example");
+    snprintf(path, sizeof(path), "%s/other.pem", directory);
+    wrong.server_key = path;
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
+        FILE *file = fopen(path, "w");
+
+        assert_true(PEM_write_PrivateKey(file, others[i], NULL, NULL, 0, NULL,
+                                         NULL));
+        fclose(file);
+        EVP_PKEY_free(others[i]);
+        assert_int_equal(tls_load(&wrong, error), -EINVAL);
+        assert_says(error, "/other.pem: cannot be used");
+        assert_string_equal(tls_name(), "b.example");
+    }
+    unlink(path);
+}
+
 static void talks_in_memory(void **state)
 {
     static uint8_t data[200000];
@@ -356,6 +381,7 @@ int main(void)
         cmocka_unit_test(a_name_goes_into_tickets),
         cmocka_unit_test(only_some_clients_are_allowed),
         cmocka_unit_test(says_which_file_is_wrong),
+        cmocka_unit_test(a_key_is_its_certificates),
         cmocka_unit_test(talks_in_memory),
         cmocka_unit_test(both_ways_at_once_and_new_keys),
     };
