@@ -178,6 +178,16 @@ static int file_error(char *error, const char *path)
     return -EINVAL;
 }
 
+/* For a key that is encrypted: nobody is there to be asked. */
+static int no_password(char *text, int size, int writing, void *opaque)
+{
+    (void)text;
+    (void)size;
+    (void)writing;
+    (void)opaque;
+    return -1;
+}
+
 static int load_context(SSL_CTX *ctx, const char *ca, const char *cert,
                         const char *key, char *error)
 {
@@ -192,6 +202,7 @@ static int load_context(SSL_CTX *ctx, const char *ca, const char *cert,
     SSL_CTX_set_default_read_buffer_len(ctx, TLS_BATCH_BYTES);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
                        verify);
+    SSL_CTX_set_default_passwd_cb(ctx, no_password);
     if (SSL_CTX_load_verify_file(ctx, ca) != 1)
         return file_error(error, ca);
     if (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1)

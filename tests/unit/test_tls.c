@@ -266,6 +266,35 @@ static void a_key_is_its_certificates(void **state)
     unlink(path);
 }
 
+/* Though standard input has the answer: the main thread cannot wait for it. */
+static void no_password_is_asked_for(void **state)
+{
+    struct tls_files wrong = files;
+    int stdin_before = dup(STDIN_FILENO), fds[2];
+    char path[64];
+    FILE *file;
+
+    (void)state;
+    load("DNS:b.example");
+    snprintf(path, sizeof(path), "%s/secret.pem", directory);
+    file = fopen(path, "w");
+    assert_true(PEM_write_PrivateKey(file, key, EVP_aes_256_cbc(),
+                                     (const unsigned char *)"sesame", 6, NULL,
+                                     NULL));
+    fclose(file);
+    assert_int_equal(pipe(fds), 0);
+    assert_int_equal(write(fds[1], "sesame\nsesame\n", 14), 14);
+    dup2(fds[0], STDIN_FILENO);
+    wrong.server_key = path;
+    assert_int_equal(tls_load(&wrong, error), -EINVAL);
+    assert_says(error, "/secret.pem: cannot be used");
+    dup2(stdin_before, STDIN_FILENO);
+    close(stdin_before);
+    close(fds[0]);
+    close(fds[1]);
+    unlink(path);
+}
+
 static void talks_in_memory(void **state)
 {
     static uint8_t data[200000];
@@ -382,6 +411,7 @@ int main(void)
         cmocka_unit_test(only_some_clients_are_allowed),
         cmocka_unit_test(says_which_file_is_wrong),
         cmocka_unit_test(a_key_is_its_certificates),
+        cmocka_unit_test(no_password_is_asked_for),
         cmocka_unit_test(talks_in_memory),
         cmocka_unit_test(both_ways_at_once_and_new_keys),
     };
