@@ -197,9 +197,13 @@ static bool placer_take(struct placer *owner, const struct placer *user,
     return slot->staging;
 }
 
+/* But a placer that has not answered may still be at the slot: its owner primes
+ * none again. */
 static void placer_give_back(const struct placer_slot *slot,
                              const struct placer *user)
 {
+    if (user->broken)
+        return;
     pthread_mutex_lock(&slot->owner->lock);
     slot->owner->lent -= slot->owner != user;
     pthread_mutex_unlock(&slot->owner->lock);

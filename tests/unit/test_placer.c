@@ -179,6 +179,46 @@ static void no_slot_is_used_twice(void **state)
     assert_int_equal(placer_place(&it.pool, 0, 0, &fill, &done), EIO);
 }
 
+/* Take a command, and never answer. */
+static void *leave(void *opaque)
+{
+    int end = *(int *)opaque;
+
+    recv(end, &it.command, sizeof(it.command), 0);
+    shutdown(end, SHUT_WR);
+    return NULL;
+}
+
+/* The slot of the first placer that a second one has taken, and does not say
+ * that it is through with, is not primed again. */
+static void a_slot_in_doubt_stays_out(void **state)
+{
+    uint8_t buffer[3 * PAGE_BYTES];
+    struct placer_fill fill = {two_pages, buffer, -1, false};
+    struct placer *other;
+    pthread_t thread;
+    uint64_t done;
+    bool taken;
+    int fds[2];
+
+    (void)state;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+    other = placer_new(fds[0], getpid(), 0, 1);
+    it.pool.placers[it.pool.count++] = other;
+    placer_expect(it.pool.placers[0], 2 * SLOTS);
+    pthread_create(&thread, NULL, leave, &fds[1]);
+    assert_int_equal(placer_place(&it.pool, 1, 0, &fill, &done), EIO);
+    pthread_join(thread, NULL);
+    assert_int_equal(be64toh(it.command.staging), (uintptr_t)it.staging);
+    assert_int_equal(place(false, 0, 0, buffer, &taken), 0);
+    assert_int_equal(be64toh(it.command.staging),
+                     (uintptr_t)it.staging + PLACER_SLOT_BYTES);
+    assert_int_equal(recv(it.end, &it.command, sizeof(it.command),
+                          MSG_DONTWAIT), -1);
+    placer_free(other);
+    close(fds[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +230,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(remembers_who_cannot_use_it, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(no_slot_is_used_twice, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_slot_in_doubt_stays_out, set_up,
                                         tear_down),
     };
 
