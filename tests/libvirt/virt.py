@@ -305,7 +305,8 @@ class Domain:
             wait_until(lambda: not process.alive() or
                        self.there.inside(self.serial).exists(),
                        "the destination has the domain", 300)
-            if process.alive():
+            # It may have ended already: then it must have succeeded.
+            if process.alive() or not process.child.returncode:
                 self.listen(self.there)
             wait_until(lambda: not process.alive(), "virsh ends", 180)
         finally:
