@@ -357,13 +357,18 @@ class Listener:
         self.thread.start()
 
     def run(self):
-        with contextlib.suppress(TimeoutError):
-            while True:
+        while True:
+            try:
                 packet = self.socket.recv(1 << 16)
-                self.bytes += len(packet)
-                self.frames += packet.count(b"RMPF")
+            except TimeoutError: # all has been seen, or nothing was said yet
+                if self.ended:
+                    return
+                continue
+            self.bytes += len(packet)
+            self.frames += packet.count(b"RMPF")
 
     def close(self):
+        self.ended = True
         self.thread.join()
         self.socket.close()
         return self.frames, self.bytes
