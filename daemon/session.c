@@ -304,7 +304,8 @@ void session_send(struct session *session, const Remapd__Message *message)
 /* Tell the peer why, and QEMU, and keep it. */
 enum tell { TELL_FAILED, TELL_LEFT, TELL_PAUSED };
 
-static void session_tell(struct session *session, enum tell what, char *reason)
+static void session_tell(struct session *session, enum tell what,
+                         const char *reason)
 {
     Remapd__Abort abort_body = REMAPD__ABORT__INIT;
     Remapd__Pause pause_body = REMAPD__PAUSE__INIT;
@@ -343,14 +344,8 @@ void session_fail(struct session *session, const char *format, ...)
     session_close(session);
 }
 
-void session_leave(struct session *session, const char *format, ...)
+void session_leave(struct session *session, const char *reason)
 {
-    char reason[ERROR_TEXT_BYTES];
-    va_list args;
-
-    va_start(args, format);
-    vsnprintf(reason, sizeof(reason), format, args);
-    va_end(args);
     session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE, "%s: %s",
                 role_name(session), reason);
     session_tell(session, TELL_LEFT, reason);

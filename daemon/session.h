@@ -149,8 +149,7 @@ void session_fail(struct session *session, const char *format, ...)
  * pre-copy has moved everything, or it has given up and says why itself. Like
  * session_fail() otherwise.
  */
-void session_leave(struct session *session, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+void session_leave(struct session *session, const char *reason);
 
 /**
  * session_pause() - after the switchover: pages stop moving, nothing is lost.

@@ -207,7 +207,7 @@ void wire_take_common(struct session *session, const Remapd__Message *message,
         break;
     case REMAPD__MESSAGE__BODY_ABORT:
         if (message->abort->left && session->state < SESSION_ACTIVE)
-            session_leave(session, "%s", message->abort->reason);
+            session_leave(session, message->abort->reason);
         else
             session_lost(session, message->abort->reason);
         break;
