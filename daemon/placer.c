@@ -104,7 +104,8 @@ static bool placer_primed(struct placer *placer, uint64_t slots)
 }
 
 /* Take one answer. Return 1 for one to a command that moves, 0 for another, or
- * -EAGAIN if there is none yet, -EIO if there will be none. */
+ * -EAGAIN if there is none yet; there will be none: -ESRCH if QEMU has left,
+ * -EIO otherwise. */
 static int placer_answer(struct placer *placer, struct placer_answer *answer,
                          int flags)
 {
@@ -127,7 +128,7 @@ static int placer_answer(struct placer *placer, struct placer_answer *answer,
             return 0;
     }
     placer->broken = true; /* gone, no memory for staging, or nonsense */
-    return -EIO;
+    return got == 0 || (got < 0 && errno == ECONNRESET) ? -ESRCH : -EIO;
 }
 
 struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots)
@@ -264,9 +265,10 @@ static bool placer_waits_for(int fd)
            errno == EAGAIN;
 }
 
-/* Wait for the answer to the command that moves. Return false if none comes. */
-static bool placer_await(struct placer *placer, int fd,
-                         struct placer_answer *answer)
+/* Wait for the answer to the command that moves. Return 0, or a positive errno
+ * if none comes: ESRCH if QEMU has left, EIO otherwise. */
+static int placer_await(struct placer *placer, int fd,
+                        struct placer_answer *answer)
 {
     int got;
 
@@ -274,9 +276,9 @@ static bool placer_await(struct placer *placer, int fd,
         if (got == -EAGAIN && !placer_waits_for(fd)) /* PLACER_ANSWER_MS */
             placer->broken = true;
         if (placer->broken)
-            return false;
+            return got == -ESRCH ? ESRCH : EIO;
     }
-    return true;
+    return 0;
 }
 
 static int placer_use(struct placer *placer, uint64_t slot, uint64_t hva,
@@ -290,14 +292,18 @@ static int placer_use(struct placer *placer, uint64_t slot, uint64_t hva,
         .length = htobe64(PLACER_SLOT_BYTES),
     };
     struct placer_answer answer;
+    int lost;
 
     if (!receive &&
         !placer_copy(placer, slot, fill->data, fill->buffer, process_vm_writev))
         return EIO;
     memcpy(command.pages, fill->data, sizeof(command.pages));
     placer_command(placer, &command, fill->fd);
-    if (!placer_await(placer, fill->fd, &answer))
-        return receive ? EPIPE : EIO;
+    lost = placer_await(placer, fill->fd, &answer);
+    if (lost && !receive)
+        return EIO;
+    if (lost) /* with what the placer has taken */
+        return lost == EIO ? EPIPE : lost;
     *done = answer.done;
     if (receive && answer.received) {
         fill->taken =

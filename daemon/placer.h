@@ -73,8 +73,8 @@ struct placer_fill {
  *
  * Any thread; blocks until QEMU has answered, and for as long as the socket is
  * quiet. Return: 0 or a positive errno: of the kernel's move; EIO if no placer
- * is of use any more; EBADF if QEMU cannot use the socket; or EPIPE if some of
- * the bytes are lost.
+ * is of use any more; ESRCH if QEMU has left; EBADF if it cannot use the
+ * socket; or EPIPE if some of the bytes are lost.
  */
 int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva,
                  struct placer_fill *fill, uint64_t *done);

@@ -517,14 +517,6 @@ struct json_object *session_ended_json(void)
     return list;
 }
 
-void session_end(struct session *session, const char *reason)
-{
-    if (session->state < SESSION_ACTIVE)
-        session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE, "QEMU left: %s",
-                    reason);
-    session_close(session);
-}
-
 void session_close(struct session *session)
 {
     session_ops_of(session)->stop(session);
@@ -546,6 +538,34 @@ void session_close(struct session *session)
     event_free(session->sampler);
     if (session_ops_of(session)->ended(session))
         session_free(session);
+}
+
+void session_qemu_left(struct session *session, const char *reason)
+{
+    const char *role = role_name(session);
+    const char *lost = session_ops_of(session)->qemu_left;
+
+    if (session->state == SESSION_ACTIVE)
+        session_pause(session, "%s: %s", lost, reason);
+    else if (session->state == SESSION_PAUSED)
+        session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_NONE, "%s: %s", lost,
+                    reason);
+    if (session->state >= SESSION_ACTIVE) {
+        session_close(session);
+    } else if (!session->control) {
+        session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE, "QEMU left: %s",
+                    reason);
+        session_close(session);
+    } else if (strcmp(reason, HANDOFF_LEFT)) {
+        session_fail(session, "the %s's QEMU is lost before the switchover: %s",
+                     role, reason);
+    } else {
+        char left[ERROR_TEXT_BYTES];
+
+        snprintf(left, sizeof(left), "the %s's QEMU left before the switchover",
+                 role);
+        session_leave(session, left);
+    }
 }
 
 int session_cancel(struct session *session)

@@ -176,8 +176,12 @@ void session_broken(struct session *session, const char *reason);
  * soon; QEMU is told. */
 void session_resume(struct session *session, enum session_state state);
 
-/** session_end() - session_close(), and say why if it is not complete. */
-void session_end(struct session *session, const char *reason);
+/**
+ * session_qemu_left() - its hand-off is closed, for @reason: the session ends,
+ * and what that loses is said, also where something else had paused it before.
+ * The session is freed; do not touch it afterwards.
+ */
+void session_qemu_left(struct session *session, const char *reason);
 
 /** session_close() - write the report and end the session. It is freed once its
  * threads have come to their end; do not touch it afterwards. */
@@ -221,6 +225,7 @@ extern const struct session_ops {
     void (*disconnect)(struct session *session);
     void (*stop)(struct session *session); /* have the page threads end */
     bool (*ended)(const struct session *session); /* have they? */
+    const char *qemu_left; /* what it means after the switchover */
     void (*fini)(struct session *session);
     enum place_engine (*engine)(const struct session *session,
                                 uint32_t block); /* or PLACE_ENGINES */

@@ -763,19 +763,7 @@ static void handoff_message(void *owner, enum handoff_type type,
 
 static void handoff_closed(void *owner, const char *reason)
 {
-    struct session *session = owner;
-
-    if (session->state == SESSION_ACTIVE)
-        session_pause(session, PLACE_QEMU_LEFT ": %s", reason);
-    if (session->state >= SESSION_ACTIVE || !session->control)
-        session_end(session, reason);
-    else if (strcmp(reason, HANDOFF_LEFT))
-        session_fail(session,
-                     "the destination's QEMU is lost before the switchover: %s",
-                     reason);
-    else
-        session_leave(session,
-                      "the destination's QEMU left before the switchover");
+    session_qemu_left(owner, reason);
 }
 
 static void destination_stop(struct session *session)
@@ -829,6 +817,7 @@ const struct session_ops session_destination_ops = {
     .disconnect = destination_disconnect,
     .stop = destination_stop,
     .ended = destination_ended,
+    .qemu_left = PLACE_QEMU_LEFT,
     .fini = destination_fini,
     .engine = destination_engine,
 };

@@ -773,21 +773,9 @@ static void handoff_message(void *owner, enum handoff_type type,
     }
 }
 
-/* Without its QEMU there is no memory to send from. */
 static void handoff_closed(void *owner, const char *reason)
 {
-    struct session *session = owner;
-
-    if (session->state >= SESSION_ACTIVE && session->state < SESSION_COMPLETE)
-        session_pause(session, SENDER_QEMU_LEFT ": %s", reason);
-    if (session->state >= SESSION_ACTIVE || !session->control)
-        session_end(session, reason);
-    else if (strcmp(reason, HANDOFF_LEFT))
-        session_fail(session,
-                     "the source's QEMU is lost before the switchover: %s",
-                     reason);
-    else
-        session_leave(session, "the source's QEMU left before the switchover");
+    session_qemu_left(owner, reason);
 }
 
 static void source_tick(struct session *session)
@@ -854,6 +842,7 @@ const struct session_ops session_source_ops = {
     .disconnect = source_disconnect,
     .stop = source_stop,
     .ended = source_ended,
+    .qemu_left = SENDER_QEMU_LEFT,
     .fini = source_fini,
     .engine = source_engine,
 };

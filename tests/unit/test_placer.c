@@ -20,7 +20,8 @@ static struct {
     uint8_t *staging;
     struct placer_answer answer; /* to the next command that moves */
     struct placer_command command;
-    bool lent; /* a descriptor came with it */
+    bool lent;   /* a descriptor came with it */
+    bool leaves; /* instead of answering */
 } it;
 
 static void *answer_one(void *opaque)
@@ -38,6 +39,10 @@ static void *answer_one(void *opaque)
     it.lent = CMSG_FIRSTHDR(&msg);
     if (it.lent)
         close(*(int *)(void *)CMSG_DATA(CMSG_FIRSTHDR(&msg)));
+    if (it.leaves) {
+        shutdown(it.end, SHUT_RDWR);
+        return NULL;
+    }
     it.answer.op = it.command.op;
     send(it.end, &it.answer, sizeof(it.answer), 0);
     return NULL;
@@ -145,6 +150,21 @@ static void nothing_is_none(void **state)
     assert_false(taken || it.pool.deaf);
 }
 
+/* What it had taken is lost with it; what is here is not. */
+static void says_that_qemu_left(void **state)
+{
+    uint8_t buffer[3 * PAGE_BYTES];
+    bool taken;
+
+    it.leaves = true;
+    assert_int_equal(place(true, 0, 0, buffer, &taken), ESRCH);
+    assert_false(taken);
+    assert_int_equal(tear_down(state), 0);
+    assert_int_equal(set_up(state), 0);
+    it.leaves = true;
+    assert_int_equal(place(false, 0, 0, buffer, &taken), EIO);
+}
+
 /* The next bytes are received here, and written into staging. */
 static void remembers_who_cannot_use_it(void **state)
 {
@@ -227,6 +247,7 @@ int main(void)
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_part_is_a_loss, set_up, tear_down),
         cmocka_unit_test_setup_teardown(nothing_is_none, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(says_that_qemu_left, set_up, tear_down),
         cmocka_unit_test_setup_teardown(remembers_who_cannot_use_it, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(no_slot_is_used_twice, set_up,
