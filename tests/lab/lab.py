@@ -68,7 +68,9 @@ class Lab:
             if host.letter in self.daemons:
                 self.start_remapd(host)
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind and issubclass(kind, Failed):
+            self.show_logs()
         # A second ^C waits until all is cleaned up after the first.
         old = signal.pthread_sigmask(signal.SIG_BLOCK,
                                      {signal.SIGINT, signal.SIGTERM})
@@ -76,6 +78,14 @@ class Lab:
             self.stack.close()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+    def show_logs(self, lines=20):
+        """The end of what each process said, for whoever asks what failed."""
+        for log in sorted(self.directory.rglob("*.log")):
+            name = log.relative_to(self.directory).with_suffix("")
+            said = log.read_text(errors="replace").splitlines()
+            print("".join(f"# {name}: {line[:300]}\n"
+                          for line in said[-lines:]), end="", flush=True)
 
     def start_remapd(self, host):
         host.remapd = Remapd(host, self.daemon_options, tls=self.tls)
