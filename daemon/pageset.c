@@ -166,6 +166,19 @@ unsigned mask_run(const uint64_t *mask, unsigned pages, unsigned from,
     return start;
 }
 
+unsigned mask_iovecs(const uint64_t *mask, unsigned pages, const void *base,
+                     struct iovec *iov)
+{
+    unsigned count = 0, end;
+
+    for (unsigned run = mask_run(mask, pages, 0, &end); run < pages;
+         run = mask_run(mask, pages, end, &end))
+        iov[count++] = (struct iovec){(uint8_t *)(uintptr_t)base +
+                                          (size_t)run * PAGE_BYTES,
+                                      (size_t)(end - run) * PAGE_BYTES};
+    return count;
+}
+
 void mask_fill(uint64_t *mask, unsigned pages)
 {
     memset(mask, 0, PAGESET_MASK_WORDS * 8);

@@ -15,8 +15,10 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #define PAGESET_MASK_WORDS 8 /* what one call takes at most: 512 pages */
+#define MASK_MAX_RUNS      (PAGESET_MASK_WORDS * 32)
 
 struct pageset {
     _Atomic uint64_t *words;
@@ -80,6 +82,13 @@ uint64_t pageset_next(const struct pageset *set, uint64_t from);
  * Return: where the run starts, or @pages if there is none. */
 unsigned mask_run(const uint64_t *mask, unsigned pages, unsigned from,
                   unsigned *end);
+
+/** mask_iovecs() - the pages of @mask, each run one piece.
+ * @pages: bits in the mask; @base: where page 0 is
+ * @iov: result: room for MASK_MAX_RUNS
+ * Return: how many runs there are. */
+unsigned mask_iovecs(const uint64_t *mask, unsigned pages, const void *base,
+                     struct iovec *iov);
 
 /** mask_fill() - set the first @pages bits of @mask, clear the others. */
 void mask_fill(uint64_t *mask, unsigned pages);

@@ -12,7 +12,6 @@
 #include "util.h"
 
 #define PLACER_SLOT_PAGES (PLACER_SLOT_BYTES / PAGE_BYTES)
-#define PLACER_MAX_RUNS   (PLACER_SLOT_PAGES / 2) /* every second page */
 #define PLACER_ANSWER_MS  10000
 
 /* Slots in one command, before the first use. */
@@ -239,21 +238,12 @@ placer_copy(const struct placer *placer, uint64_t slot, const uint64_t *data,
                             unsigned long locals, const struct iovec *remote,
                             unsigned long remotes, unsigned long flags))
 {
-    struct iovec local[PLACER_MAX_RUNS], remote[PLACER_MAX_RUNS];
-    unsigned count = 0, end;
-    size_t bytes = 0;
+    struct iovec local[MASK_MAX_RUNS], remote[MASK_MAX_RUNS];
+    unsigned count = mask_iovecs(data, PLACER_SLOT_PAGES, buffer, local);
 
-    for (unsigned run = mask_run(data, PLACER_SLOT_PAGES, 0, &end);
-         run < PLACER_SLOT_PAGES;
-         run = mask_run(data, PLACER_SLOT_PAGES, end, &end)) {
-        size_t length = (end - run) * PAGE_BYTES;
-
-        local[count] = (struct iovec){buffer + run * PAGE_BYTES, length};
-        remote[count++] = (struct iovec){
-            (void *)(uintptr_t)(slot + run * PAGE_BYTES), length};
-        bytes += length;
-    }
-    return copy(placer->pid, local, count, remote, count, 0) == (ssize_t)bytes;
+    mask_iovecs(data, PLACER_SLOT_PAGES, (void *)(uintptr_t)slot, remote);
+    return copy(placer->pid, local, count, remote, count, 0) ==
+           (ssize_t)(mask_count(data) * PAGE_BYTES);
 }
 
 /* Is it the network that one waits for, and not QEMU? */

@@ -150,26 +150,17 @@ static int receive_payload(struct receive_thread *thread, const uint64_t *data,
 static int fill_shared(const struct frame *frame, const uint64_t *mask,
                        const uint8_t *from)
 {
-    struct iovec local[FRAME_MAX_PAGES], remote[FRAME_MAX_PAGES];
-    unsigned pages = frame_pages(frame), count = 0, end;
-    size_t bytes = 0;
+    struct iovec local[MASK_MAX_RUNS], remote[MASK_MAX_RUNS];
+    unsigned pages = frame_pages(frame);
+    unsigned count = mask_iovecs(mask, pages, from, local);
     ssize_t done;
 
-    for (unsigned run = mask_run(mask, pages, 0, &end); run < pages;
-         run = mask_run(mask, pages, end, &end)) {
-        size_t length = (end - run) * PAGE_BYTES;
-        size_t offset = run * PAGE_BYTES;
-
-        local[count] =
-            (struct iovec){(void *)(uintptr_t)(from + offset), length};
-        remote[count++] = (struct iovec){
-            (uint8_t *)frame->block->map + frame->offset + offset, length};
-        bytes += length;
-    }
+    mask_iovecs(mask, pages, (uint8_t *)frame->block->map + frame->offset,
+                remote);
     done = process_vm_writev(getpid(), local, count, remote, count, 0);
     if (done < 0)
         return -errno;
-    return (size_t)done == bytes ? 0 : -EFAULT;
+    return done == (ssize_t)(mask_count(mask) * PAGE_BYTES) ? 0 : -EFAULT;
 }
 
 static int place_runs(struct receive_thread *thread, const struct frame *frame,

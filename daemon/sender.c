@@ -104,8 +104,8 @@ const struct pageset *sender_left(const struct sender *sender)
 static int send_frame(struct send_thread *thread, struct frame *frame,
                       const uint64_t *wanted, const uint64_t *zero, bool hole)
 {
-    struct iovec iov[2 + FRAME_MAX_PAGES / 2 + 1];
-    unsigned pages = frame_pages(frame), count = 1, end;
+    struct iovec iov[2 + MASK_MAX_RUNS];
+    unsigned pages = frame_pages(frame), count = 1;
     unsigned zero_pages = mask_count(zero);
     unsigned data_pages = mask_count(wanted) - zero_pages;
     uint64_t data[PAGESET_MASK_WORDS];
@@ -132,10 +132,7 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     }
     frame_pack(frame, &header);
     iov[0] = (struct iovec){&header, sizeof(header)};
-    for (unsigned run = mask_run(data, pages, 0, &end); run < pages;
-         run = mask_run(data, pages, end, &end))
-        iov[count++] = (struct iovec){thread->worker.buffer + run * PAGE_BYTES,
-                                      (end - run) * PAGE_BYTES};
+    count += mask_iovecs(data, pages, thread->worker.buffer, &iov[count]);
     atomic_fetch_add(&thread->sender->stats->zero_pages, zero_pages);
     atomic_fetch_add(&thread->sender->stats->data_pages, data_pages);
     atomic_fetch_add(thread->channel.kind == CHANNEL_URGENT

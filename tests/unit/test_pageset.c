@@ -94,8 +94,8 @@ static void *take_at_random(void *opaque)
 
     while (pageset_count(&shared)) {
         uint64_t first = test_random(&seed) % PAGES, mask[PAGESET_MASK_WORDS];
-        unsigned pages = (unsigned)MIN(1 + test_random(&seed) % 512,
-                                       PAGES - first);
+        unsigned pages =
+            (unsigned)MIN(1 + test_random(&seed) % 512, PAGES - first);
 
         mask_fill(mask, pages);
         pageset_take(&shared, first, pages, mask);
@@ -134,28 +134,34 @@ static void gives_each_page_to_one_thread(void **state)
 
 static void finds_runs_in_masks(void **state)
 {
+    uint8_t *const base = (uint8_t *)PAGE_BYTES; /* never touched */
     uint64_t seed = test_seed();
 
     (void)state;
     for (unsigned round = 0; round < 5000; round++) {
         unsigned pages = (unsigned)(1 + test_random(&seed) % 512), end = 0;
         uint64_t mask[PAGESET_MASK_WORDS] = {0};
-        unsigned at = 0;
+        struct iovec iov[MASK_MAX_RUNS];
+        unsigned at = 0, runs = 0, count;
 
         for (unsigned i = 0; i < pages; i++) {
             if (test_random(&seed) % 8 < 5)
                 mask_add(mask, i);
         }
+        count = mask_iovecs(mask, pages, base, iov);
         for (unsigned run = mask_run(mask, pages, 0, &end); run < pages;
              run = mask_run(mask, pages, end, &end)) {
             for (; at < run; at++)
                 assert_false(mask_has(mask, at));
             assert_true(end > run && end <= pages);
+            assert_ptr_equal(iov[runs].iov_base, base + run * PAGE_BYTES);
+            assert_int_equal(iov[runs++].iov_len, (end - run) * PAGE_BYTES);
             for (; at < end; at++)
                 assert_true(mask_has(mask, at));
         }
         for (; at < pages; at++)
             assert_false(mask_has(mask, at));
+        assert_int_equal(runs, count);
     }
 }
 
