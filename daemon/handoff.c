@@ -12,6 +12,7 @@
 
 #include "local.h"
 #include "log.h"
+#include "packet.h"
 #include "util.h"
 
 #define HANDOFF_FIRST_SECONDS 5 /* for the first message */
@@ -201,22 +202,9 @@ static void send_packet(struct handoff *handoff, enum handoff_type type,
         .type = htons((uint16_t)type),
     };
     struct iovec iov[] = {{&header, sizeof(header)}, {(void *)body, bytes}};
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2};
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control = {0};
+    int ret = packet_send(handoff->fd, iov, 2, fd, MSG_DONTWAIT);
 
-    if (fd >= 0) {
-        msg.msg_control = &control;
-        msg.msg_controllen = sizeof(control);
-        control.header.cmsg_level = SOL_SOCKET;
-        control.header.cmsg_type = SCM_RIGHTS;
-        control.header.cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-    }
-    if (sendmsg(handoff->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
-        (errno != EAGAIN || type != HANDOFF_PROGRESS))
+    if (ret && (ret != -EAGAIN || type != HANDOFF_PROGRESS))
         shutdown(handoff->fd, SHUT_RDWR); /* the event tells the owner */
 }
 

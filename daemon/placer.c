@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "packet.h"
 #include "pageset.h"
 #include "util.h"
 
@@ -43,26 +44,9 @@ static uint64_t placer_staging(const struct placer *placer, uint32_t slot)
 static void placer_command(struct placer *placer,
                            const struct placer_command *command, int fd)
 {
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control = {0};
     struct iovec iov = {(void *)(uintptr_t)command, sizeof(*command)};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    ssize_t sent;
 
-    if (fd >= 0) {
-        control.header.cmsg_level = SOL_SOCKET;
-        control.header.cmsg_type = SCM_RIGHTS;
-        control.header.cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-        msg.msg_control = &control;
-        msg.msg_controllen = sizeof(control);
-    }
-    do {
-        sent = sendmsg(placer->fd, &msg, MSG_NOSIGNAL);
-    } while (sent < 0 && errno == EINTR);
-    if (sent < 0)
+    if (packet_send(placer->fd, &iov, 1, fd, 0))
         placer->broken = true;
 }
 
