@@ -119,20 +119,50 @@ bool receiver_staged(struct receiver *receiver)
     return stager_primed(&receiver->stager);
 }
 
-/* The payload of @data's pages goes to @to, page by page at its place; pages
- * not in @wanted go to the thread's own buffer, which no core dump holds: all
- * to its beginning, or, where it is @to, to their place in it. */
-static int receive_payload(struct receive_thread *thread, const uint64_t *data,
-                           const uint64_t *wanted, unsigned pages, uint8_t *to)
+/* The pages that a frame brings, at most 512. */
+struct arrival {
+    const struct frame *frame;
+    const uint64_t *data;                   /* those whose bytes are coming */
+    const uint64_t *zero;                   /* those that are zero */
+    uint64_t want_data[PAGESET_MASK_WORDS]; /* the part of each that this */
+    uint64_t want_zero[PAGESET_MASK_WORDS]; /* thread is to place */
+    char *error;
+};
+
+static int arrival_lost(const struct arrival *arrival, int ret)
 {
+    snprintf(arrival->error, ERROR_TEXT_BYTES,
+             "connection lost within a frame: %s", strerror(-ret));
+    return ret;
+}
+
+static int arrival_stuck(const struct arrival *arrival, int ret)
+{
+    const struct frame *frame = arrival->frame;
+
+    snprintf(arrival->error, ERROR_TEXT_BYTES,
+             "placing %llu bytes at %llu of block %.80s: %s",
+             (unsigned long long)frame->length,
+             (unsigned long long)frame->offset, frame->block->idstr,
+             place_strerror(ret));
+    return ret;
+}
+
+/* The payload goes to @to, page by page at its place; pages that are not
+ * wanted go to the thread's own buffer, which no core dump holds: all to its
+ * beginning, or, where it is @to, to their place in it. */
+static int receive_payload(struct receive_thread *thread,
+                           const struct arrival *arrival, uint8_t *to)
+{
+    unsigned pages = frame_pages(arrival->frame), count = 0, end;
     struct iovec iov[FRAME_MAX_PAGES];
     uint8_t *own = thread->worker.buffer;
-    unsigned count = 0, end;
+    int ret;
 
-    for (unsigned run = mask_run(data, pages, 0, &end); run < pages;
-         run = mask_run(data, pages, end, &end)) {
+    for (unsigned run = mask_run(arrival->data, pages, 0, &end); run < pages;
+         run = mask_run(arrival->data, pages, end, &end)) {
         for (unsigned page = run; page < end; page++) {
-            bool keep = to == own || mask_has(wanted, page);
+            bool keep = to == own || mask_has(arrival->want_data, page);
             uint8_t *base = keep ? to + page * PAGE_BYTES : own;
             struct iovec *last = count ? &iov[count - 1] : NULL;
 
@@ -142,25 +172,8 @@ static int receive_payload(struct receive_thread *thread, const uint64_t *data,
                 iov[count++] = (struct iovec){base, PAGE_BYTES};
         }
     }
-    return channel_recv(&thread->channel, iov, count);
-}
-
-/* Shared memory, with what has been decrypted. QEMU can pull it away: the
- * kernel, which says so, writes it. */
-static int fill_shared(const struct frame *frame, const uint64_t *mask,
-                       const uint8_t *from)
-{
-    struct iovec local[MASK_MAX_RUNS], remote[MASK_MAX_RUNS];
-    unsigned pages = frame_pages(frame);
-    unsigned count = mask_iovecs(mask, pages, from, local);
-    ssize_t done;
-
-    mask_iovecs(mask, pages, (uint8_t *)frame->block->map + frame->offset,
-                remote);
-    done = process_vm_writev(getpid(), local, count, remote, count, 0);
-    if (done < 0)
-        return -errno;
-    return done == (ssize_t)(mask_count(mask) * PAGE_BYTES) ? 0 : -EFAULT;
+    ret = channel_recv(&thread->channel, iov, count);
+    return ret ? arrival_lost(arrival, ret) : 0;
 }
 
 static int place_runs(struct receive_thread *thread, const struct frame *frame,
@@ -185,27 +198,12 @@ static int place_runs(struct receive_thread *thread, const struct frame *frame,
     return 0;
 }
 
-/* A granule as one huge page; as place_whole(). */
-static int place_huge(struct receive_thread *thread, const struct frame *frame,
-                      struct placer_fill *fill)
+/* Run by run; the bytes are at @from. */
+static int place_pages(struct receive_thread *thread,
+                       const struct arrival *arrival, const uint8_t *from)
 {
     struct receiver *receiver = thread->receiver;
-    int ret =
-        place_whole(&receiver->target, receiver->engines[frame->block->index],
-                    receiver->placers, (unsigned)(thread - receiver->threads),
-                    frame->block, frame->offset, fill);
-
-    if (!ret)
-        atomic_fetch_add(&receiver->target.stats->huge_pages, 1);
-    return ret;
-}
-
-/* Run by run. */
-static int place_pages(struct receive_thread *thread, const struct frame *frame,
-                       const uint64_t *data, const uint64_t *zero,
-                       const uint8_t *from)
-{
-    struct receiver *receiver = thread->receiver;
+    const struct frame *frame = arrival->frame;
     enum place_engine engine = receiver->engines[frame->block->index];
     int ret;
 
@@ -213,43 +211,149 @@ static int place_pages(struct receive_thread *thread, const struct frame *frame,
      * ones have it already. */
     if (place_ops_of(engine)->in_place)
         collapser_note_shared(&receiver->collapser, frame_first_page(frame));
-    else if (place_ops_of(engine)->huge && mask_count(data) &&
+    else if (place_ops_of(engine)->huge && mask_count(arrival->want_data) &&
              collapser_note(&receiver->collapser, frame_first_page(frame)))
         atomic_fetch_add(&receiver->target.stats->pieces, 1);
-    ret = place_runs(thread, frame, data, from);
-    return ret ? ret : place_runs(thread, frame, zero, NULL);
+    ret = place_runs(thread, frame, arrival->want_data, from);
+    if (!ret)
+        ret = place_runs(thread, frame, arrival->want_zero, NULL);
+    return ret ? arrival_stuck(arrival, ret) : 0;
 }
 
-/* Have QEMU's placer take the payload off the network, into staging and on into
- * the guest. Return: 0; -EAGAIN if the payload is in @fill's buffer instead;
- * -ENODATA if it is still to be received; or as place_whole(). */
-static int receive_through_placer(struct receive_thread *thread,
-                                  const struct frame *frame,
-                                  struct placer_fill *fill)
+static int try_whole(struct receive_thread *thread,
+                     const struct arrival *arrival, struct placer_fill *fill)
 {
-    struct placer_pool *placers = thread->receiver->placers;
+    struct receiver *receiver = thread->receiver;
+    const struct frame *frame = arrival->frame;
+
+    return place_whole(
+        &receiver->target, receiver->engines[frame->block->index],
+        receiver->placers, (unsigned)(thread - receiver->threads), frame->block,
+        frame->offset, fill);
+}
+
+/* try_whole() returned @ret. If the bytes are still to be placed, all are in
+ * @fill's buffer. */
+static int after_whole(struct receive_thread *thread,
+                       const struct arrival *arrival,
+                       const struct placer_fill *fill, int ret)
+{
+    if (ret == -EAGAIN)
+        return place_pages(thread, arrival, fill->buffer);
+    if (ret == -EPIPE)
+        return arrival_lost(arrival, -ECONNRESET);
+    if (ret)
+        return arrival_stuck(arrival, ret);
+    atomic_fetch_add(&thread->receiver->target.stats->huge_pages, 1);
+    return 0;
+}
+
+/* Shared memory, with what has been decrypted. QEMU can pull it away: the
+ * kernel, which says so, writes it. */
+static int fill_shared(const struct arrival *arrival, const uint8_t *from,
+                       uint8_t *to)
+{
+    struct iovec local[MASK_MAX_RUNS], remote[MASK_MAX_RUNS];
+    unsigned pages = frame_pages(arrival->frame);
+    unsigned count = mask_iovecs(arrival->want_data, pages, from, local);
+    ssize_t done;
+
+    mask_iovecs(arrival->want_data, pages, to, remote);
+    done = process_vm_writev(getpid(), local, count, remote, count, 0);
+    if (done < 0)
+        return -errno;
+    return done == (ssize_t)(mask_count(arrival->want_data) * PAGE_BYTES)
+               ? 0
+               : -EFAULT;
+}
+
+/* Shared memory: off the network into where it stays. */
+static int receive_in_place(struct receive_thread *thread,
+                            const struct arrival *arrival)
+{
+    const struct frame *frame = arrival->frame;
+    uint8_t *place = (uint8_t *)frame->block->map + frame->offset;
+    bool copies = channel_copies(&thread->channel);
+    uint8_t *to = copies ? thread->worker.buffer : place;
+    int ret = receive_payload(thread, arrival, to);
+
+    if (ret)
+        return ret;
+    if (copies) {
+        ret = fill_shared(arrival, to, place);
+        if (ret)
+            return arrival_stuck(arrival, ret);
+    }
+    pagemap_received(&thread->receiver->map, frame_first_page(frame),
+                     frame_pages(frame), arrival->want_data);
+    return place_pages(thread, arrival, to);
+}
+
+/* Off the network into the thread's buffer, and copied from there. */
+static int receive_pages(struct receive_thread *thread,
+                         const struct arrival *arrival)
+{
+    uint8_t *buffer = thread->worker.buffer;
+    int ret = receive_payload(thread, arrival, buffer);
+
+    return ret ? ret : place_pages(thread, arrival, buffer);
+}
+
+/* A huge page: off the network into staging here, and remapped. */
+static int receive_into_staging(struct receive_thread *thread,
+                                const struct arrival *arrival)
+{
+    struct placer_fill fill = {.data = arrival->want_data,
+                               .buffer = staging_take(thread->staging),
+                               .fd = -1};
     int ret;
 
-    fill->fd = placers->deaf ? -1 : channel_lend(&thread->channel);
-    if (fill->fd < 0)
-        return -ENODATA;
-    ret = place_huge(thread, frame, fill);
-    fill->fd = -1;
-    if (fill->taken)
+    if (!fill.buffer)
+        return receive_pages(thread, arrival);
+    ret = receive_payload(thread, arrival, fill.buffer);
+    if (!ret)
+        ret = after_whole(thread, arrival, &fill,
+                          try_whole(thread, arrival, &fill));
+    staging_release(thread->staging);
+    return ret;
+}
+
+/* A huge page: off the network into staging in QEMU, by QEMU's placer if the
+ * socket can be lent, and moved. */
+static int receive_through_placer(struct receive_thread *thread,
+                                  const struct arrival *arrival)
+{
+    struct placer_fill fill = {
+        .data = arrival->want_data, .buffer = thread->worker.buffer, .fd = -1};
+    int ret = -EAGAIN;
+
+    if (!thread->receiver->placers->deaf)
+        fill.fd = channel_lend(&thread->channel);
+    if (fill.fd >= 0)
+        ret = try_whole(thread, arrival, &fill);
+    if (fill.taken)
         channel_lent(&thread->channel,
-                     (uint64_t)mask_count(fill->data) * PAGE_BYTES);
-    return ret == -EAGAIN && !fill->taken ? -ENODATA : ret;
+                     (uint64_t)mask_count(fill.data) * PAGE_BYTES);
+    if (ret == -EAGAIN && !fill.taken) {
+        fill.fd = -1;
+        ret = receive_payload(thread, arrival, fill.buffer);
+        if (ret)
+            return ret;
+        ret = try_whole(thread, arrival, &fill);
+    }
+    return after_whole(thread, arrival, &fill, ret);
 }
 
 /* Back ends see only what the page map knows of; see faulters_show(). */
-static void show_pages(struct receive_thread *thread, const struct frame *frame,
-                       const uint64_t *data, const uint64_t *zero)
+static void show_pages(struct receive_thread *thread,
+                       const struct arrival *arrival)
 {
+    const struct frame *frame = arrival->frame;
     unsigned pages = frame_pages(frame), end;
     uint64_t all[PAGESET_MASK_WORDS];
 
     for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
-        all[i] = data[i] | zero[i];
+        all[i] = arrival->want_data[i] | arrival->want_zero[i];
     for (unsigned run = mask_run(all, pages, 0, &end); run < pages;
          run = mask_run(all, pages, end, &end))
         faulters_show(thread->receiver->faulters, frame->block,
@@ -283,87 +387,78 @@ static void count_whole(struct receiver *receiver, uint64_t waited_ns)
     stats->wholes++;
 }
 
-/* Receive, place and account for at most 512 pages: those of @data have bytes
- * coming, those of @zero are zero. */
+/* The pages are in the guest: tell the map, those who look, and the figures. */
+static void arrival_placed(struct receive_thread *thread,
+                           struct arrival *arrival)
+{
+    struct receiver *receiver = thread->receiver;
+    const struct frame *frame = arrival->frame;
+    const struct block *block = frame->block;
+    uint64_t first = frame_first_page(frame), waited_data_ns, waited_zero_ns;
+    unsigned pages = frame_pages(frame);
+    unsigned data = pagemap_placed(&receiver->map, first, pages,
+                                   arrival->want_data, &waited_data_ns);
+    unsigned zero = pagemap_placed(&receiver->map, first, pages,
+                                   arrival->want_zero, &waited_zero_ns);
+
+    /* They were this thread's alone, whoever has placed them: fault_finish()
+     * may have been there first. */
+    if (place_ops_of(receiver->engines[block->index])->in_place) {
+        data = mask_count(arrival->want_data);
+        zero = mask_count(arrival->want_zero);
+    }
+    if (block->shared)
+        show_pages(thread, arrival);
+    if (thread->channel.kind == CHANNEL_URGENT && frame->length >= HUGE_BYTES)
+        count_whole(receiver, MIN(waited_data_ns, waited_zero_ns));
+    count_pages(thread, data, zero,
+                mask_count(arrival->data) + mask_count(arrival->zero) - data -
+                    zero);
+    if (!pagemap_left(&receiver->map))
+        thread_status_poke(&receiver->status);
+}
+
+/* Is it a huge page of which nothing is there yet? */
+static bool arrival_is_whole(const struct arrival *arrival)
+{
+    const struct frame *frame = arrival->frame;
+
+    return frame->offset % HUGE_BYTES == 0 && frame->kind != FRAME_ZERO &&
+           mask_count(arrival->want_data) + mask_count(arrival->want_zero) ==
+               FRAME_MAX_PAGES;
+}
+
+/* From the network into the guest: the way that pages go. */
 static int receive_range(struct receive_thread *thread,
                          const struct frame *frame, const uint64_t *data,
                          const uint64_t *zero, char *error)
 {
     struct receiver *receiver = thread->receiver;
-    const struct block *block = frame->block;
-    const struct place_ops *ops = place_ops_of(receiver->engines[block->index]);
+    const struct place_ops *ops =
+        place_ops_of(receiver->engines[frame->block->index]);
+    struct arrival arrival = {
+        .frame = frame, .data = data, .zero = zero, .error = error};
     uint64_t first = frame_first_page(frame);
-    unsigned pages = frame_pages(frame), placed_data, placed_zero;
-    uint64_t waited_data_ns, waited_zero_ns;
-    uint64_t want_data[PAGESET_MASK_WORDS], want_zero[PAGESET_MASK_WORDS];
-    struct placer_fill fill = {.data = want_data, .fd = -1};
-    uint8_t *slot = NULL;
-    int lost = 0, ret = -ENODATA;
-    bool copies = ops->in_place && channel_copies(&thread->channel), whole;
+    unsigned pages = frame_pages(frame);
+    int ret;
 
-    memcpy(want_data, data, sizeof(want_data));
-    memcpy(want_zero, zero, sizeof(want_zero));
-    pagemap_want(&receiver->map, first, pages, want_data, ops->in_place);
-    pagemap_want(&receiver->map, first, pages, want_zero, ops->in_place);
-    whole = ops->huge && frame->offset % HUGE_BYTES == 0 &&
-            frame->kind != FRAME_ZERO &&
-            mask_count(want_data) + mask_count(want_zero) == FRAME_MAX_PAGES;
-    if (whole && ops->staged) {
-        slot = staging_take(thread->staging);
-        whole = slot;
-    }
-    fill.buffer = slot                       ? slot
-                  : ops->in_place && !copies ? block->map + frame->offset
-                                             : thread->worker.buffer;
-    if (whole && !slot)
-        ret = receive_through_placer(thread, frame, &fill);
-    if (ret == -ENODATA) {
-        lost = receive_payload(thread, data, want_data, pages, fill.buffer);
-        if (!lost && copies)
-            lost = fill_shared(frame, want_data, fill.buffer);
-        if (!lost && ops->in_place)
-            pagemap_received(&receiver->map, first, pages, want_data);
-        ret = lost ? lost : whole ? place_huge(thread, frame, &fill) : -EAGAIN;
-    } else if (ret == -EPIPE) {
-        lost = -ECONNRESET;
-    }
-    if (ret == -EAGAIN)
-        ret = place_pages(thread, frame, want_data, want_zero, fill.buffer);
-    if (slot)
-        staging_release(thread->staging);
-    if (lost) {
-        snprintf(error, ERROR_TEXT_BYTES, "connection lost within a frame: %s",
-                 strerror(-lost));
-        return lost;
-    }
-    if (ret) {
-        snprintf(error, ERROR_TEXT_BYTES,
-                 "placing %llu bytes at %llu of block %.80s: %s",
-                 (unsigned long long)frame->length,
-                 (unsigned long long)frame->offset, block->idstr,
-                 place_strerror(ret));
-        return ret;
-    }
-    placed_data = pagemap_placed(&receiver->map, first, pages, want_data,
-                                 &waited_data_ns);
-    placed_zero = pagemap_placed(&receiver->map, first, pages, want_zero,
-                                 &waited_zero_ns);
-    /* They were this thread's alone, whoever has placed them: fault_finish()
-     * may have been there first. */
-    if (ops->in_place) {
-        placed_data = mask_count(want_data);
-        placed_zero = mask_count(want_zero);
-    }
-    if (block->shared)
-        show_pages(thread, frame, want_data, want_zero);
-    if (thread->channel.kind == CHANNEL_URGENT && frame->length >= HUGE_BYTES)
-        count_whole(receiver, MIN(waited_data_ns, waited_zero_ns));
-    count_pages(thread, placed_data, placed_zero,
-                mask_count(data) + mask_count(zero) - placed_data -
-                    placed_zero);
-    if (!pagemap_left(&receiver->map))
-        thread_status_poke(&receiver->status);
-    return 0;
+    memcpy(arrival.want_data, data, sizeof(arrival.want_data));
+    memcpy(arrival.want_zero, zero, sizeof(arrival.want_zero));
+    pagemap_want(&receiver->map, first, pages, arrival.want_data,
+                 ops->in_place);
+    pagemap_want(&receiver->map, first, pages, arrival.want_zero,
+                 ops->in_place);
+    if (ops->in_place)
+        ret = receive_in_place(thread, &arrival);
+    else if (!ops->huge || !arrival_is_whole(&arrival))
+        ret = receive_pages(thread, &arrival);
+    else if (ops->staged)
+        ret = receive_into_staging(thread, &arrival);
+    else
+        ret = receive_through_placer(thread, &arrival);
+    if (!ret)
+        arrival_placed(thread, &arrival);
+    return ret;
 }
 
 static int receive_sparse(struct receive_thread *thread,
