@@ -280,6 +280,17 @@ static void report_pages(const struct json_object *session)
     }
 }
 
+/* At a destination whose engine moves them. */
+static void report_huge_pages(const struct json_object *session)
+{
+    long long whole = (long long)show_number(session, "huge_pages.whole");
+    long long pieces = (long long)show_number(session, "huge_pages.pieces");
+
+    if (whole + pieces > 0)
+        printf("huge pages     %lld came whole, %lld in pieces\n", whole,
+               pieces);
+}
+
 /* Only where others than QEMU fault, too. */
 static void report_faulters(const struct json_object *session)
 {
@@ -322,6 +333,7 @@ void show_report(const struct json_object *session)
     printf("on the wire    %.1f MiB\n",
            (double)show_number(session, "bytes_on_wire") / MIB);
     report_pages(session);
+    report_huge_pages(session);
     printf("faults         %lld\n", (long long)show_number(session, "faults"));
     report_faulters(session);
     if (show_number(session, "fault_latency_us.count"))

@@ -442,9 +442,15 @@ def watch_and_report():
             for part in (role, "complete", "16384 (64.0 MiB)", "guestless",
                          "0  not placed"):
                 require(part in text, f"{part} is not in {text}")
+            report = json.loads(files[0].read_text())
             require(json.loads(expect(DONE, REMAPCTL, "--json", "report",
-                                      files[0])) ==
-                    json.loads(files[0].read_text()), "--json is the file")
+                                      files[0])) == report,
+                    "--json is the file")
+            require(role == "destination" or "huge pages" not in text, text)
+            report["huge_pages"] = {"whole": 31, "pieces": 1}
+            files[0].write_text(json.dumps(report))
+            text = expect(DONE, REMAPCTL, "report", files[0])
+            require("huge pages     31 came whole, 1 in pieces\n" in text, text)
 
 
 @test
