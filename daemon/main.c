@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "conf.h"
 #include "control.h"
@@ -112,6 +113,14 @@ static void first_certificates(bool wanted)
                     error);
 }
 
+/* By now with the rights that are left: root's are few. */
+static void check_report_dir(void)
+{
+    if (conf->report_dir && access(conf->report_dir, W_OK | X_OK))
+        log_warning("no report can be written to %s: %s", conf->report_dir,
+                    strerror(errno));
+}
+
 static void on_signal(evutil_socket_t number, short what, void *opaque)
 {
     (void)what;
@@ -177,6 +186,7 @@ int main(int argc, char **argv)
         event_add(interrupt, NULL) || event_add(hangup, NULL))
         die("signals: no memory");
     sandbox_enter(conf->sandbox);
+    check_report_dir();
     log_info("version %s ready: QEMU at %s, peers at %s, remapctl at %s",
              REMAPD_VERSION, conf->handoff, peer_address(), conf->control);
     service_ready(base);

@@ -442,7 +442,7 @@ static void report_write(const char *path, struct json_object *json)
 
     snprintf(part, sizeof(part), "%s.part", path);
     if (json_object_to_file_ext(part, json, JSON_C_TO_STRING_PRETTY) < 0)
-        log_error("no report: %s", json_util_get_last_err());
+        log_error("no report: %s: %s", part, strerror(errno));
     else if (rename(part, path))
         log_error("no report: %s: %s", path, strerror(errno));
     else

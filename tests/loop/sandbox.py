@@ -91,6 +91,22 @@ def without_a_filter():
 
 
 @test
+def reports_that_it_may_not_write_are_named_at_the_start():
+    """Another user's directory is none to a root without its rights."""
+    with Pair("loopback") as pair, tempfile.TemporaryDirectory() as name:
+        os.chown(name, 65534, 65534)
+        for place, reason in ((name, "Permission denied"),
+                              (f"{name}/none", "No such file or directory"),
+                              (pair.hosts[0].directory, None)):
+            host = pair.hosts[0]
+            host.remapd.close()
+            host.remapd = Remapd(host, ("--report-dir", place))
+            said = host.remapd.process.output()[host.remapd.said:]
+            line = f"no report can be written to {place}: {reason}"
+            require(line in said if reason else "no report" not in said, said)
+
+
+@test
 def who_may_not_read_the_guest_says_so_before_the_switchover():
     with Pair("loopback") as pair:
         source, destination = pair.hosts
