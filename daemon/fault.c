@@ -2,7 +2,7 @@
 #include "fault.h"
 
 #include <errno.h>
-#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -27,9 +27,6 @@
 
 /* Until then nothing is known of the link, and it is taken to be fast. */
 #define FAULT_LEARN_NS 20000000
-
-/* How long a fault at an address that is not known yet is put off. */
-#define FAULT_STRAY_NS 1000000
 
 /* In the poll set beside the indices of faulters. */
 #define FAULT_POKE   UINT32_MAX
@@ -128,16 +125,9 @@ static void fault_ask(struct fault_reader *reader, const struct block *block,
     frame_pack(&frame, &batch->headers[batch->count++]);
 }
 
-static void fault_wake(const struct faulter *faulter, uint64_t hva)
-{
-    struct uffdio_range range = {align_down(hva, PAGE_BYTES), PAGE_BYTES};
-
-    ioctl(faulter->target.uffd, UFFDIO_WAKE, &range);
-}
-
 /* A back end's fault on a page that is there, of which the kernel has something
  * (@minor) or nothing. Around it there are likely more. What fails is woken,
- * and faults again: a back end's end is not the session's. */
+ * and faults again: nobody else is to wait for a back end. */
 static void fault_show(struct fault_reader *reader,
                        const struct faulter *faulter,
                        const struct faulter_region *region, uint64_t offset,
@@ -150,7 +140,10 @@ static void fault_show(struct fault_reader *reader,
             region->offset + region->length);
 
     if (!minor) {
-        if (place_present(&faulter->target, block, offset, false))
+        uint64_t done;
+
+        if (place_copy_ops.zero(&faulter->target, block, offset,
+                                block->page_size, &done))
             place_wake(&faulter->target, block, offset, block->page_size);
         return;
     }
@@ -176,6 +169,8 @@ static int fault_take(struct fault_reader *reader,
     int ret;
 
     if (msg->event != UFFD_EVENT_PAGEFAULT) {
+        if (msg->event == UFFD_EVENT_FORK)
+            close((int)msg->arg.fork.ufd); /* reading it has opened it */
         snprintf(error, ERROR_TEXT_BYTES, "unexpected userfaultfd event 0x%x",
                  msg->event);
         return -EPROTO;
@@ -185,13 +180,8 @@ static int fault_take(struct fault_reader *reader,
         snprintf(error, ERROR_TEXT_BYTES, "fault outside of all blocks");
         return -EPROTO;
     }
-    if (!region) {
-        /* Just mapped: QEMU has said so, the main thread has yet to read it.
-         * Woken it faults again. */
-        nanosleep(&(struct timespec){.tv_nsec = FAULT_STRAY_NS}, NULL);
-        fault_wake(faulter, hva);
-        return 0;
-    }
+    if (!region)
+        return 0; /* just mapped: whoever takes QEMU's word for it wakes all */
     atomic_fetch_add(&reader->stats->faults, 1);
     atomic_fetch_add(&faulter->stats->faults, 1);
     block = &region->block;
@@ -232,32 +222,41 @@ static void fault_send(struct fault_reader *reader, struct fault_batch *batches)
     }
 }
 
-/* Read and take what has come from @faulter, and ask for what is missing. */
+/* Read and take what has come from @faulter, which is or was at @index, and ask
+ * for what is missing. All that was read is taken, even if a part is wrong. */
 static int fault_serve(struct fault_reader *reader,
-                       const struct faulter *faulter, bool qemu, char *error)
+                       const struct faulter *faulter, unsigned index,
+                       char *error)
 {
+    AUTO_FAULTER struct faulter *newest = NULL;
     struct fault_batch batches[THREAD_MAX_CHANNELS];
     struct uffd_msg msgs[FAULT_BATCH];
-    ssize_t got = read(faulter->target.uffd, msgs, sizeof(msgs));
+    int count = faulter_read(faulter, msgs, FAULT_BATCH);
     uint64_t now = now_ns();
-    int ret;
+    int ret = 0;
 
-    if (got < 0) {
-        if (errno == EAGAIN || errno == EINTR)
-            return 0; /* woken and gone between poll and read */
+    if (count == -EAGAIN || count == -EINTR)
+        return 0; /* woken and gone between poll and read */
+    if (count < 0) {
         snprintf(error, ERROR_TEXT_BYTES, "reading the userfaultfd: %s",
-                 strerror(errno));
-        return -errno;
+                 strerror(-count));
+        return count;
     }
+    /* After reading: regions that are not in it are yet to be woken. */
+    newest = faulter_get(reader->faulters, index);
+    if (newest)
+        faulter = newest;
     for (unsigned i = 0; i < reader->channel_count; i++)
         batches[i].count = 0;
-    for (unsigned i = 0; i < (size_t)got / sizeof(*msgs); i++) {
-        ret = fault_take(reader, faulter, qemu, &msgs[i], now, batches, error);
-        if (ret)
-            return ret;
+    for (int i = 0; i < count; i++) {
+        int wrong = fault_take(reader, faulter, index == FAULTER_QEMU, &msgs[i],
+                               now, batches, error);
+
+        if (wrong)
+            ret = wrong;
     }
     fault_send(reader, batches);
-    return 0;
+    return ret;
 }
 
 /* Place what had come whole when the last connection, or the last remapd, was
@@ -324,32 +323,41 @@ static int fault_poked(struct fault_reader *reader, char *error)
     return fault_again(reader, error);
 }
 
-/* Whatever happens on one descriptor. */
+/* There was an error: of this one, or of who had its place until now? */
+static int fault_look(const struct faulter *faulter, char *error)
+{
+    struct pollfd it = {.fd = faulter->target.uffd, .events = POLLIN};
+
+    if (poll(&it, 1, 0) <= 0 || it.revents & POLLIN)
+        return 0;
+    snprintf(error, ERROR_TEXT_BYTES,
+             "the userfaultfd cannot be waited for any more");
+    return -EBADFD;
+}
+
+/* Whatever happens on one descriptor. What is wrong with a back end's concerns
+ * nobody else. */
 static int fault_heed(struct fault_reader *reader,
                       const struct epoll_event *event, char *error)
 {
-    bool qemu = event->data.u32 == FAULTER_QEMU;
-    struct faulter *faulter;
-    int ret = 0;
+    AUTO_FAULTER struct faulter *faulter = NULL;
+    unsigned index = event->data.u32;
+    int ret;
 
-    if (event->data.u32 == FAULT_POKE)
+    if (index == FAULT_POKE)
         return fault_poked(reader, error);
-    faulter = faulter_get(reader->faulters, event->data.u32);
+    faulter = faulter_get(reader->faulters, index);
     if (!faulter)
         return 0; /* gone since */
-    if (event->events & EPOLLIN) {
-        ret = fault_serve(reader, faulter, qemu, error);
-    } else if (qemu) {
-        /* Nothing is said of a QEMU that ends: this is something else. */
-        snprintf(error, ERROR_TEXT_BYTES,
-                 "the userfaultfd cannot be waited for any more");
-        ret = -EBADFD;
-    } else {
-        epoll_ctl(faulters_poll_fd(reader->faulters), EPOLL_CTL_DEL,
-                  faulter->target.uffd, NULL);
-    }
-    faulter_put(faulter);
-    return ret;
+    ret = event->events & EPOLLIN ? fault_serve(reader, faulter, index, error)
+                                  : fault_look(faulter, error);
+    if (!ret || index == FAULTER_QEMU)
+        return ret;
+    log_warning("back end %s: %s: its page faults are not served any more",
+                faulter->stats->name, error);
+    epoll_ctl(faulters_poll_fd(reader->faulters), EPOLL_CTL_DEL,
+              faulter->target.uffd, NULL);
+    return 0;
 }
 
 static void fault_main(void *opaque)

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/uio.h>
 
 struct faulters {
     struct stats *stats;
@@ -140,6 +141,7 @@ int faulters_set(struct faulters *faulters, unsigned index, const char *name,
     fd = fcntl(uffd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
+    fcntl(fd, F_SETFL, O_NONBLOCK); /* or there is nothing to poll for */
     faulter = xcalloc(1, sizeof(*faulter) + count * sizeof(*regions));
     faulter->refs = 1;
     faulter->pid = pid;
@@ -195,6 +197,17 @@ void faulters_free(struct faulters *faulters)
 int faulters_poll_fd(const struct faulters *faulters)
 {
     return faulters->poll_fd;
+}
+
+int faulter_read(const struct faulter *faulter, struct uffd_msg *msgs,
+                 unsigned count)
+{
+    struct iovec iov = {msgs, count * sizeof(*msgs)};
+    ssize_t got = preadv2(faulter->target.uffd, &iov, 1, -1, RWF_NOWAIT);
+
+    if (got < 0 && errno == EOPNOTSUPP)
+        got = read(faulter->target.uffd, msgs, iov.iov_len);
+    return got < 0 ? -errno : (int)((size_t)got / sizeof(*msgs));
 }
 
 const struct faulter_region *faulter_region_at(const struct faulter *faulter,

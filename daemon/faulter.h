@@ -10,6 +10,8 @@
 #ifndef REMAPD_FAULTER_H
 #define REMAPD_FAULTER_H
 
+#include <linux/userfaultfd.h>
+
 #include "../proto/handoff.h"
 #include "block.h"
 #include "place.h"
@@ -58,7 +60,7 @@ void faulters_free(struct faulters *faulters);
 
 /**
  * faulters_set() - @index is now this one, in place of what it was.
- * @uffd: non-blocking; duplicated
+ * @uffd: made non-blocking; duplicated
  * @regions: @count of them, copied; 0: it is gone
  * @name: up to 63 characters, for the figures
  * @pid: its process, or 0
@@ -82,6 +84,25 @@ struct faulter *faulter_get(struct faulters *faulters, unsigned index);
 
 /** faulter_put() - let go of it. Any thread. */
 void faulter_put(struct faulter *faulter);
+
+static inline void faulter_put_auto(struct faulter **faulter)
+{
+    faulter_put(*faulter);
+}
+#define AUTO_FAULTER __attribute__((cleanup(faulter_put_auto)))
+
+/**
+ * faulter_read() - what has been said on its userfaultfd.
+ * @msgs: @count of them
+ *
+ * A page thread. Never waits, whatever a back end does to the open file that it
+ * shares, before or meanwhile; on Linux before 6.10 it does if that has made
+ * it blocking and has read the last message.
+ *
+ * Return: how many messages, or -errno; -EAGAIN: none.
+ */
+int faulter_read(const struct faulter *faulter, struct uffd_msg *msgs,
+                 unsigned count);
 
 /** faulter_region_at() - the region of @faulter around @hva, or NULL. */
 const struct faulter_region *faulter_region_at(const struct faulter *faulter,

@@ -50,21 +50,20 @@ uint64_t probe_granted(void)
     return kernel_features;
 }
 
-int probe_uffd(int fd, char *error)
+int probe_uffd(int fd, bool shared, char *error)
 {
     char link[64], path[64];
     ssize_t length;
-    int flags;
+    bool blocks;
 
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     length = fd < 0 ? -1 : readlink(path, link, sizeof(link) - 1);
-    flags = fcntl(fd, F_GETFL);
-    if (length < 0 || strncmp(link, UFFD_LINK, (size_t)length) ||
-        !(flags & O_NONBLOCK)) {
+    blocks = !shared && !(fcntl(fd, F_GETFL) & O_NONBLOCK);
+    if (length < 0 || strncmp(link, UFFD_LINK, (size_t)length) || blocks) {
         snprintf(error, ERROR_TEXT_BYTES, "QEMU handed over %s",
-                 length < 0           ? "no userfaultfd"
-                 : flags & O_NONBLOCK ? "a descriptor that is no userfaultfd"
-                                      : "a userfaultfd that blocks");
+                 length < 0 ? "no userfaultfd"
+                 : blocks   ? "a userfaultfd that blocks"
+                            : "a descriptor that is no userfaultfd");
         return -EINVAL;
     }
     return 0;

@@ -3,11 +3,17 @@
 #ifndef REMAPD_PROBE_H
 #define REMAPD_PROBE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/** probe_uffd() - is @fd a userfaultfd that can be polled?
- * Return: 0 or -EINVAL, with @error. */
-int probe_uffd(int fd, char *error);
+/**
+ * probe_uffd() - is @fd a userfaultfd that can be polled?
+ * @shared: another process has it open too, and may at any time make it
+ *          blocking; that is not asked then
+ *
+ * Return: 0 or -EINVAL, with @error.
+ */
+int probe_uffd(int fd, bool shared, char *error);
 
 /** probe_check() - end the program, saying what to do, if this kernel or this
  * process cannot serve migrations. Before READY. */

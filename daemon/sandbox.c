@@ -68,7 +68,7 @@ static const int plain[] = {
     /* pages */
     SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev),
     SCMP_SYS(process_madvise), SCMP_SYS(pidfd_open), SCMP_SYS(fallocate),
-    SCMP_SYS(pread64),
+    SCMP_SYS(pread64), SCMP_SYS(preadv2),
     /* connections */
     SCMP_SYS(accept4), SCMP_SYS(bind), SCMP_SYS(connect), SCMP_SYS(getpeername),
     SCMP_SYS(getsockname), SCMP_SYS(getsockopt), SCMP_SYS(recvfrom),

@@ -420,7 +420,7 @@ static void on_attach(struct session *session,
         session_refuse(session, error);
         return;
     }
-    if (probe_uffd(*fd, error) ||
+    if (probe_uffd(*fd, false, error) ||
         block_table_bind(table, &destination->qemu_table, error) ||
         block_table_map(table, error)) {
         session_refuse(session, error);
@@ -561,7 +561,7 @@ static void on_faulter(struct session *session,
         session_refuse(session, "QEMU hands over a back end out of turn");
         return;
     }
-    if (regions && probe_uffd(*fd, error)) {
+    if (regions && probe_uffd(*fd, true, error)) {
         session_refuse(session, error);
         return;
     }

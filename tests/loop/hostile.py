@@ -16,6 +16,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 
 # pylint: disable=import-error,wildcard-import,unused-wildcard-import
@@ -842,6 +843,121 @@ def sources_qemu_vanishes(state):
 def destinations_qemu_vanishes(state):
     says = "QEMU has left" if state == "active" else None
     vanishes(ARENA.destination, says, ToDestination(ARENA.destination), state)
+
+
+# ---- a malicious vhost-user back end, which shares its userfaultfd with us ----
+
+def forks(back_end):
+    """Whoever reads of it has a new userfaultfd, and must read of it."""
+    back_end.order(-1)
+
+
+def blocks(back_end):
+    os.set_blocking(back_end.uffd, True)
+    back_end.order(1) # which has it polled
+
+
+def blocks_and_reads(back_end):
+    """All that comes, as fast as it can."""
+    def read():
+        with contextlib.suppress(OSError): # it is closed
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    os.preadv(fd, [bytearray(32)], -1, os.RWF_NOWAIT)
+                os.set_blocking(fd, True)
+                os.set_blocking(fd, False)
+    fd = back_end.uffd
+    threading.Thread(target=read, daemon=True).start()
+    back_end.order(1)
+
+
+UFFD_FEATURE_EVENT_FORK = 1 << 1
+BACK_ENDS = {
+    "forks": (UFFD_FEATURE_EVENT_FORK, "unexpected userfaultfd event 0x13",
+              forks),
+    "is_not_ready": (None, "cannot be waited for", lambda back_end: None),
+    "blocks": (0, "cannot be waited for", blocks),
+    "reads_itself": (0, None, blocks_and_reads),
+}
+
+
+def require_asked(session, *pages):
+    """QEMU or a back end faults, and so these are asked for: each once."""
+    wanted = set(pages)
+    while wanted:
+        _, kind, _, _, offset, length, _, at = FRAME.unpack(
+            session.urgent.read(FRAME.size))
+        require(kind == REQUEST and length, f"a frame of kind {kind}")
+        page = offset // PAGE + at
+        require(page in wanted, f"page {page} is asked for, not {wanted}")
+        wanted.remove(page)
+
+
+@test(case=tuple(BACK_ENDS))
+def back_end(case):
+    """Its own page faults may stay unheard, QEMU's are not."""
+    features, says, act = BACK_ENDS[case]
+    with ARENA.attack(ARENA.destination, says), \
+            ToDestination(ARENA.destination, Memory(64, shared=True)) as \
+            session:
+        mark = len(ARENA.destination.remapd.process.output())
+        session.active()
+        stranger = session.enter_context(contextlib.closing(
+            BackEnd(session.memory, features)))
+        session.qemu.faulter(stranger, [(0, session.memory.length)])
+        wait_until(lambda: "stranger takes part" in
+                   ARENA.destination.remapd.process.output()[mark:],
+                   "it is taken", PATIENCE)
+        act(stranger)
+        if says:
+            ARENA.wait_for_line(ARENA.destination, mark, says)
+        thread = session.memory.touch(40)
+        while FRAME.unpack(session.urgent.read(FRAME.size))[4] < 32 * PAGE:
+            pass # of the back end
+        session.bulk.frame(ZERO, 0, session.memory.length)
+        session.control.expect("complete")
+        thread.join(PATIENCE)
+        require(not thread.is_alive(), "QEMU waits")
+
+
+@test
+def back_end_made_blocking_before():
+    """It is heard all the same."""
+    with ARENA.attack(ARENA.destination, None), \
+            ToDestination(ARENA.destination, Memory(64, shared=True)) as \
+            session:
+        session.active()
+        stranger = session.enter_context(contextlib.closing(
+            BackEnd(session.memory)))
+        os.set_blocking(stranger.uffd, True)
+        session.qemu.faulter(stranger, [(0, session.memory.length)])
+        stranger.order(5)
+        require_asked(session, 5)
+        session.bulk.frame(ZERO, 0, session.memory.length)
+        require(stranger.orders.recv(1) == b"\0", "not what came")
+        session.control.expect("complete")
+
+
+@test
+def back_end_faults_where_nothing_is_known_yet():
+    """Nobody waits for that, and it is heard once it is known."""
+    with ARENA.attack(ARENA.destination, None), \
+            ToDestination(ARENA.destination, Memory(64, shared=True)) as \
+            session:
+        session.active()
+        stranger = session.enter_context(contextlib.closing(
+            BackEnd(session.memory)))
+        session.qemu.faulter(stranger, [(0, 32 * PAGE)])
+        stranger.order(50)
+        thread = session.memory.touch(5)
+        require_asked(session, 5)
+        session.qemu.faulter(stranger, [(0, 64 * PAGE)])
+        require_asked(session, 50)
+        session.bulk.frame(ZERO, 0, session.memory.length)
+        require(stranger.orders.recv(1) == b"\0", "not what came")
+        thread.join(PATIENCE)
+        require(not thread.is_alive(), "QEMU waits")
+        session.control.expect("complete")
 
 
 TICKETS = {

@@ -9,9 +9,11 @@ import fcntl
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
 import sys
+import threading
 
 # pylint: disable=wrong-import-position
 from pair import PROGRAMS, require
@@ -109,6 +111,14 @@ class Qemu:
         self.send(ATTACH, struct.pack(">IQ", blocks, features),
                   [uffd] if uffd is not None else [])
 
+    def faulter(self, back_end, regions):
+        """`regions`: (offset, length) of each."""
+        self.send(FAULTER, struct.pack(">III64s", 1, len(regions), 0,
+                                       b"stranger"), [back_end.uffd])
+        for offset, length in regions:
+            self.send(REGION, struct.pack(">IIQQQQ", 1, 0, offset, length, PAGE,
+                                          back_end.hva + offset))
+
     def close(self):
         self.socket.close()
         if self.kept is not None:
@@ -122,31 +132,42 @@ class Memory:
     API = 0xc018aa3f
     REGISTER = 0xc020aa00
 
-    def __init__(self, pages, shared=False):
+    def __init__(self, pages, shared=False, mapped=None):
+        """`mapped`: the file of shared memory that is there already."""
         self.length = pages * PAGE
-        self.fd = None
+        self.fd = mapped
         self.flags = 0
         if shared:
             self.fd = os.memfd_create("guest")
             os.ftruncate(self.fd, self.length)
+        if self.fd is not None:
             self.flags = SHARED | WITH_FD
             self.map = mmap.mmap(self.fd, self.length)
         else:
             self.map = mmap.mmap(-1, self.length + HUGE,
                                  flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
-        self.skew = 0 if shared else -base % HUGE
+        self.skew = 0 if self.fd is not None else -base % HUGE
         self.hva = base + self.skew
 
-    def uffd(self, flags=os.O_NONBLOCK):
-        """A userfaultfd on all of it."""
+    def uffd(self, flags=os.O_NONBLOCK, features=0):
+        """A userfaultfd on all of it; features None: one that is not ready."""
         libc = ctypes.CDLL(None, use_errno=True)
         fd = libc.syscall(323, os.O_CLOEXEC | flags)
         require(fd >= 0, f"userfaultfd: {os.strerror(ctypes.get_errno())}")
-        fcntl.ioctl(fd, self.API, struct.pack("QQQ", 0xaa, 0, 0))
+        if features is None:
+            return fd
+        fcntl.ioctl(fd, self.API, struct.pack("QQQ", 0xaa, features, 0))
         fcntl.ioctl(fd, self.REGISTER, struct.pack(
             "QQQQ", self.hva, self.length, 5 if self.fd is not None else 1, 0))
         return fd
+
+    def touch(self, page):
+        """Reads a byte in another thread, which waits for it."""
+        thread = threading.Thread(daemon=True, target=ctypes.memmove, args=(
+            ctypes.create_string_buffer(1), self.hva + page * PAGE, 1))
+        thread.start()
+        return thread
 
     def present(self, page):
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
@@ -315,6 +336,46 @@ class ToDestination(contextlib.ExitStack):
         self.bulk.frame(ZERO, 0, self.memory.length)
         self.control.expect("complete")
         return self
+
+
+class BackEnd:
+    """Another process that has mapped the memory, with a userfaultfd of its
+    own."""
+
+    def __init__(self, memory, features=0):
+        ours, theirs = socket.socketpair()
+        self.pid = os.fork()
+        if not self.pid:
+            ours.close()
+            self._live(memory, features, theirs)
+        theirs.close()
+        self.orders = ours
+        answer, fds, _, _ = socket.recv_fds(ours, 8, 1)
+        self.hva, = struct.unpack("=Q", answer)
+        self.uffd, = fds
+
+    @staticmethod
+    def _live(memory, features, orders):
+        """A number: the page that is touched; -1: it forks."""
+        own = Memory(memory.length // PAGE, mapped=memory.fd)
+        socket.send_fds(orders, [struct.pack("=Q", own.hva)],
+                        [own.uffd(features=features)])
+        while order := orders.recv(4):
+            page, = struct.unpack("=i", order)
+            if page >= 0:
+                orders.send(own.map[page * PAGE:page * PAGE + 1])
+            elif not os.fork():
+                break
+        os._exit(0) # pylint: disable=protected-access
+
+    def order(self, page):
+        self.orders.send(struct.pack("=i", page))
+
+    def close(self):
+        os.close(self.uffd)
+        self.orders.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
 
 
 class FromSource(contextlib.ExitStack):

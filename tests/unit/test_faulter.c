@@ -6,10 +6,22 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
 
 #include "../../daemon/faulter.h"
 
 #define MIB (1ull << 20)
+
+static int new_uffd(void)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
+    return fd;
+}
 
 /* Blocks of 4 MiB: shared, of huge pages, private. */
 static void table_of_three(struct block_table *table)
@@ -135,6 +147,34 @@ static void polls_only_those_that_are_there(void **state)
     free(stats);
 }
 
+/* Who shares the open file has made it block, and has read what there was. */
+static void never_waits_for_what_others_have_read(void **state)
+{
+    struct handoff_region message = region_of(0, 0, MIB, PAGE_BYTES, 16 * MIB);
+    struct stats *stats = xcalloc(1, sizeof(*stats));
+    struct faulters *faulters = faulters_new(stats);
+    struct block_table table = {0};
+    struct faulter_region region;
+    struct faulter *faulter;
+    struct uffd_msg msg;
+    char error[ERROR_TEXT_BYTES];
+    int fd = new_uffd();
+
+    (void)state;
+    table_of_three(&table);
+    assert_int_equal(faulter_region_parse(&table, &message, &region, error), 0);
+    assert_int_equal(faulters_set(faulters, 1, "disk", 0, fd, &region, 1), 0);
+    assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
+    assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
+    faulter = faulter_get(faulters, 1);
+    assert_int_equal(faulter_read(faulter, &msg, 1), -EAGAIN);
+    faulter_put(faulter);
+    faulters_free(faulters);
+    block_table_fini(&table);
+    close(fd);
+    free(stats);
+}
+
 static void refuses_each_wrong_region(void **state)
 {
     static const struct {
@@ -183,6 +223,7 @@ int main(void)
         cmocka_unit_test(finds_what_a_back_end_has_mapped),
         cmocka_unit_test(finds_what_qemu_has_mapped),
         cmocka_unit_test(polls_only_those_that_are_there),
+        cmocka_unit_test(never_waits_for_what_others_have_read),
         cmocka_unit_test(refuses_each_wrong_region),
     };
 
