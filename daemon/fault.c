@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -28,6 +29,10 @@
 /* Until then nothing is known of the link, and it is taken to be fast. */
 #define FAULT_LEARN_NS 20000000
 
+/* How long reading may take where the kernel cannot be told not to wait. */
+#define FAULT_READ_MAX_NS 100000000
+#define FAULT_SIGNAL      SIGURG
+
 /* In the poll set beside the indices of faulters. */
 #define FAULT_POKE   UINT32_MAX
 #define FAULT_EVENTS 16
@@ -45,7 +50,8 @@ struct fault_reader {
     struct channel *channels[THREAD_MAX_CHANNELS];
     unsigned offered;
     _Atomic bool stop, offer;
-    _Atomic bool connected; /* the channels are, or may be, in use */
+    _Atomic bool connected;      /* the channels are, or may be, in use */
+    _Atomic uint64_t reading_ns; /* since when it reads, or 0 */
     int event_fd;
     /* The reader's own. */
     unsigned channel_count;             /* 0: there is nobody to ask */
@@ -231,11 +237,13 @@ static int fault_serve(struct fault_reader *reader,
     AUTO_FAULTER struct faulter *newest = NULL;
     struct fault_batch batches[THREAD_MAX_CHANNELS];
     struct uffd_msg msgs[FAULT_BATCH];
-    int count = faulter_read(faulter, msgs, FAULT_BATCH);
     uint64_t now = now_ns();
-    int ret = 0;
+    int count, ret = 0;
 
-    if (count == -EAGAIN || count == -EINTR)
+    reader->reading_ns = now;
+    count = faulter_read(faulter, msgs, FAULT_BATCH);
+    reader->reading_ns = 0;
+    if (count == -EAGAIN)
         return 0; /* woken and gone between poll and read */
     if (count < 0) {
         snprintf(error, ERROR_TEXT_BYTES, "reading the userfaultfd: %s",
@@ -360,6 +368,24 @@ static int fault_heed(struct fault_reader *reader,
     return 0;
 }
 
+static void fault_interrupted(int number)
+{
+    (void)number;
+}
+
+/* Let a signal end a call that waits. */
+static void fault_allow_interrupt(void)
+{
+    const struct sigaction action = {.sa_handler = fault_interrupted};
+    sigset_t mask;
+
+    sigemptyset(&mask);
+    sigaddset(&mask, FAULT_SIGNAL);
+    if (sigaction(FAULT_SIGNAL, &action, NULL) ||
+        pthread_sigmask(SIG_UNBLOCK, &mask, NULL))
+        abort();
+}
+
 static void fault_main(void *opaque)
 {
     struct fault_reader *reader = opaque;
@@ -368,6 +394,7 @@ static void fault_main(void *opaque)
     int ret;
 
     thread_begin("fault", NULL);
+    fault_allow_interrupt();
     ret = fault_again(reader, error);
     while (!ret && !reader->stop) {
         int count = epoll_wait(faulters_poll_fd(reader->faulters), events,
@@ -444,6 +471,15 @@ void fault_reader_disconnect(struct fault_reader *reader)
     for (unsigned i = 0; i < reader->offered; i++)
         channel_shutdown(reader->channels[i]);
     fault_reader_poke(reader);
+}
+
+void fault_reader_tick(struct fault_reader *reader)
+{
+    uint64_t since = reader ? reader->reading_ns : 0;
+
+    /* Just before the call it would be lost: the next tick has another. */
+    if (since && now_ns() - since > FAULT_READ_MAX_NS)
+        pthread_kill(reader->thread.id, FAULT_SIGNAL);
 }
 
 bool fault_reader_connected(const struct fault_reader *reader)

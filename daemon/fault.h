@@ -50,6 +50,15 @@ void fault_reader_connect(struct fault_reader *reader,
  * thread is poked when that has been done. NULL is fine. Main thread. */
 void fault_reader_disconnect(struct fault_reader *reader);
 
+/**
+ * fault_reader_tick() - interrupt a read that waits.
+ *
+ * For Linux before 6.10, where a back end can have that happen, see
+ * faulter_read(): that back end is not served any more. A few times a second,
+ * to the thread's end. NULL is fine. Main thread.
+ */
+void fault_reader_tick(struct fault_reader *reader);
+
 /** fault_reader_connected() - may the reader still use the channels? */
 bool fault_reader_connected(const struct fault_reader *reader);
 

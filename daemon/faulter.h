@@ -96,8 +96,8 @@ static inline void faulter_put_auto(struct faulter **faulter)
  * @msgs: @count of them
  *
  * A page thread. Never waits, whatever a back end does to the open file that it
- * shares, before or meanwhile; on Linux before 6.10 it does if that has made
- * it blocking and has read the last message.
+ * shares, before or meanwhile; on Linux before 6.10 it does, until there is a
+ * signal, if that has made it blocking and has read the last message.
  *
  * Return: how many messages, or -errno; -EAGAIN: none.
  */

@@ -624,6 +624,11 @@ bool receiver_stalls(struct receiver *receiver, uint64_t patience_ns,
     return false;
 }
 
+void receiver_tick(struct receiver *receiver)
+{
+    fault_reader_tick(receiver->fault_reader);
+}
+
 void receiver_stop(struct receiver *receiver)
 {
     receiver_disconnect(receiver);

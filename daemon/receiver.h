@@ -87,6 +87,9 @@ bool receiver_rests(const struct receiver *receiver);
 bool receiver_stalls(struct receiver *receiver, uint64_t patience_ns,
                      char *error);
 
+/** receiver_tick() - a few times a second, to the threads' end. */
+void receiver_tick(struct receiver *receiver);
+
 /** receiver_stop() - have all threads end, without waiting for it; pages stay
  * as they are. */
 void receiver_stop(struct receiver *receiver);

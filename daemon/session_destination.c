@@ -612,8 +612,10 @@ static void check_stall(struct session *session)
 
 static void destination_tick(struct session *session)
 {
-    const struct receiver *receiver = session->destination->receiver;
+    struct receiver *receiver = session->destination->receiver;
 
+    if (receiver)
+        receiver_tick(receiver);
     if (session->state == SESSION_PAUSED && receiver &&
         receiver_broken(receiver)) {
         /* Whoever reads faults cannot go on. QEMU comes back, as it would to

@@ -77,8 +77,15 @@ $(BUILD)/tests/control_pb2.py: proto/control.proto
 	@mkdir -p $(@D)
 	protoc --proto_path=proto --python_out=$(@D) $<
 
-check-hostile: $(BUILD)/remapd $(TEST_PROGRAMS) $(BUILD)/tests/control_pb2.py
+$(BUILD)/tests/older_kernel: tests/loop/older_kernel.c
+	@mkdir -p $(@D)
+	$(CC) $(TEST_CFLAGS) -o $@ $< -lseccomp
+
+check-hostile: $(BUILD)/remapd $(TEST_PROGRAMS) $(BUILD)/tests/control_pb2.py \
+	$(BUILD)/tests/older_kernel
 	$(run_suite)hostile tests/loop/hostile.py $(TESTS)
+	$(subst $(BUILD)/remapd,$(BUILD)/tests/older_kernel,$(run_suite))older-kernel \
+	    tests/loop/hostile.py back_end
 
 # One that speaks another protocol.
 .PHONY: remapd-of-other-version

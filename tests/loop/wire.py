@@ -358,12 +358,17 @@ class BackEnd:
     def _live(memory, features, orders):
         """A number: the page that is touched; -1: it forks."""
         own = Memory(memory.length // PAGE, mapped=memory.fd)
+
+        def touch(page):
+            own.touch(page).join()
+            with contextlib.suppress(OSError): # nobody asks any more
+                orders.send(own.map[page * PAGE:page * PAGE + 1])
         socket.send_fds(orders, [struct.pack("=Q", own.hva)],
                         [own.uffd(features=features)])
         while order := orders.recv(4):
             page, = struct.unpack("=i", order)
             if page >= 0:
-                orders.send(own.map[page * PAGE:page * PAGE + 1])
+                threading.Thread(target=touch, args=(page,)).start()
             elif not os.fork():
                 break
         os._exit(0) # pylint: disable=protected-access

@@ -17,6 +17,8 @@ import socket
 import statistics
 import struct
 import sys
+import threading
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -90,17 +92,21 @@ def disk(program):
         require_served(move, "disk")
 
 
-FIGURES = ("post-copy", "stopped", "memory", "disk", "echo", "tcp")
+FIGURES = ("post-copy", "stopped", "memory", "disk", "echo", "tcp",
+           "tcp theirs")
 
 
 def figures(vm, move):
     """ms: how long the move took, how long nothing ran, and the longest that
-    each part of the guest waited."""
+    each part of the guest waited; of the TCP connection also how much of that
+    was the timers of who is at its other end."""
+    slowest = [max((m for m in lines(vm, word) if m.time > move.begun),
+                   key=lambda m: m["slowest_us"])
+               for word in ("DISK", "PING", "NET")]
     return [move.postcopy_seconds() * 1000, move.downtime_seconds() * 1000,
             vm.guest.newest()["mark_us"] / 1000,
-            *(max(m["slowest_us"] for m in lines(vm, word)
-                  if m.time > move.begun) / 1000
-              for word in ("DISK", "PING", "NET"))]
+            *(m["slowest_us"] / 1000 for m in slowest),
+            slowest[-1]["theirs_us"] / 1000]
 
 
 def two_devices_moved(pager):
@@ -235,6 +241,31 @@ def memory_added_and_removed_on_the_way():
 
 
 @test
+def memory_added_and_removed_while_the_back_end_is_away():
+    """It comes back to another layout than it has left."""
+    with Lab(link="10mbit") as lab:
+        move = under_way(lab)
+        machine, back_end = move.destination, move.destination.back_ends["disk"]
+        back_end.kill()
+        add_memory(machine, "dimm")
+        machine.qmp.wait("ACPI_DEVICE_OST")
+        back_end.start()
+        wait_faults(lab, "disk")
+        back_end.kill()
+        machine.qmp("device_del", id="dimm")
+        machine.qmp.wait("DEVICE_DELETED", device="dimm")
+        back_end.start()
+        wait_faults(lab, "disk")
+        for host in lab.hosts:
+            unshape(host)
+        require_goes_on(move, "disk")
+        said = regions_of(lab, "disk")
+        took = [count for count in said if count]
+        require(max(took) > took[0] and took[-1] == took[0], f"regions: {said}")
+        print(f"# regions of the disk: {said}", flush=True)
+
+
+@test
 def memory_added_at_the_destination_in_precopy():
     """Nobody brings pages for it, so nobody waits for any."""
     with Lab(link="200mbit") as lab:
@@ -255,15 +286,55 @@ def memory_added_at_the_destination_in_precopy():
         print(f"# regions of the disk: {regions_of(lab, 'disk')}", flush=True)
 
 
-DIMM = ("-object", "memory-backend-memfd,id=ram-{0},size=128M,share=on",
+DIMM = ("-object", "memory-backend-memfd,id=ram-{0},size={2},share=on",
         "-device", "pc-dimm,id={0},memdev=ram-{0},addr={1:#x}")
 
 
-def dimms(*numbers):
+def dimms(*numbers, size="128M"):
     """QEMU's arguments for these, each at its own address."""
     return ("-m", "slots=2") + tuple(
-        word.format(f"dimm{number}", (4 << 30) + (128 << 20) * number)
+        word.format(f"dimm{number}", (4 << 30) + (128 << 20) * number, size)
         for number in numbers for word in DIMM)
+
+
+def dimm_of_huge_pages():
+    return tuple(word.replace("share=on", "share=on,hugetlb=on,hugetlbsize=2M")
+                 for word in dimms(0))
+
+
+DIFFERENT = {"not_there": (lambda: (), 'Unknown ramblock "ram-dimm0"'),
+             "smaller": (lambda: dimms(0, size="64M"), "Size mismatch: ram-dimm0"),
+             "larger": (lambda: dimms(0, size="256M"), "Size mismatch: ram-dimm0"),
+             "of_huge_pages": (dimm_of_huge_pages,
+                               "Mismatched RAM page size ram-dimm0")}
+
+
+@test(case=tuple(DIFFERENT))
+def memory_that_is_different_at_the_destination(case):
+    """QEMU refuses it by name, when pre-copy begins."""
+    arguments, says = DIFFERENT[case]
+    with Lab(link="200mbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"), arguments=dimms(0))
+        if case == "of_huge_pages":
+            lab.huge_pages.reserve(128 << 20)
+        vm.config.arguments = arguments()
+        move = Move(vm, pager="required")
+        move.prepare()
+        vm.mark()
+        move.begin()
+        require_stays(vm, move.wait_refused(), says)
+
+
+@test
+def memory_that_only_the_destination_has():
+    """Nothing is on its way for it."""
+    with Lab(link="200mbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"))
+        vm.config.arguments = dimms(0)
+        move = vm.move(pager="required")
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        require_served(move, "disk")
 
 
 @test
@@ -349,7 +420,7 @@ def request_that_a_back_end_has_not_seen():
         wait_disk(vm, 1)
 
 
-@test(message=("LISTEN", "END"))
+@test(message=("LISTEN", "ADD_MEM_REG", "END"))
 def back_end_killed_at(message):
     """Just when it is told so, and another one comes."""
     with Lab(link="200mbit") as lab:
@@ -373,6 +444,54 @@ def back_end_killed_at(message):
         print("# " + next(line for line in
                           vm.machine.process.output().splitlines()
                           if "postcopy" in line), flush=True)
+
+
+LATE_SECONDS = 3
+
+
+@test(message=("ADVISE", "LISTEN", "ADD_MEM_REG", "END"))
+def back_end_answers_late(message):
+    """For as long QEMU waits, and then all goes on."""
+    with Lab(link="200mbit") as lab:
+        device = Disk(lab.directory / "disk")
+        late = []
+
+        def wait(request, reply, _payload, _fds):
+            if request == getattr(vhost, message) and reply and not late:
+                late.append(True)
+                time.sleep(LATE_SECONDS)
+        vm = start(lab, device)
+        device.tamper = wait
+        move = vm.move(pager="required")
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        require_served(move, "disk")
+        require(late, f"nothing was answered to {message}")
+
+
+@test
+def back_end_never_answers():
+    """Until it is killed: another one takes its place."""
+    with Lab(link="200mbit") as lab:
+        device = Disk(lab.directory / "disk")
+        asked = threading.Event()
+
+        def wait(request, reply, _payload, _fds):
+            if request == vhost.LISTEN and reply and not asked.is_set():
+                asked.set()
+                threading.Event().wait()
+        vm = start(lab, device)
+        device.tamper = wait
+        move = Move(vm, pager="required")
+        move.start()
+        require(asked.wait(120), "it is not asked")
+        back_end = move.destination.back_ends["disk"]
+        back_end.kill()
+        back_end.start()
+        move.wait()
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        require_served(move, "disk")
 
 
 @test
