@@ -22,8 +22,8 @@ FIRMWARE = ["/usr/share/seabios", "/usr/share/qemu"]
 @functools.cache
 def find_qemu():
     """$QEMU, or what the project has built; one for the whole run."""
-    path = os.environ.get("QEMU") or run("make", "-s", "-C", str(TOP),
-                                         "qemu-bin").strip()
+    path = os.environ.get("QEMU") or run(
+        "make", "-s", "--no-print-directory", "-C", str(TOP), "qemu-bin").strip()
     if not os.access(path, os.X_OK):
         raise Refused(f"{path} is not there: run `make qemu`")
     return path

@@ -99,7 +99,8 @@ def make_image(directory):
     test_files = tree / "test"
     test_files.mkdir()
     (test_files / "shell").write_text(SHELL)
-    modules = subprocess.run(["make", "-s", "-C", TOP, "guest-modules"],
+    modules = subprocess.run(["make", "-s", "--no-print-directory", "-C", TOP,
+                              "guest-modules"],
                              check=True, capture_output=True, text=True)
     shutil.copytree(modules.stdout.strip(), test_files / "modules")
     images = tree / "var/lib/libvirt/images"
