@@ -25,6 +25,7 @@ sys.path[:0] = [str(TOP / "tests"), str(TOP / "tests/vm")]
 # pylint: disable=wrong-import-position
 from boot import CANNOT, HERE, root
 from harness import require, run, show, test
+from lab import pki
 from lab.basics import (BUILD, Failed, Process, Refused, stop_on_signals,
                         wait_until)
 from lab.guest import Guest
@@ -89,6 +90,20 @@ START = ("virsh -q define /domain.xml && remapd-domain required confined && "
          "virsh -q start confined")
 
 
+def install_certificates(directory, tree):
+    """One for both hosts, where libvirt has its own."""
+    authority = pki.Authority(directory)
+    names = [f"host-{letter}" for letter in "ab"] + ["192.0.2.1", "192.0.2.2"]
+    cert, key = authority.issue("hosts", names)
+    place = tree / "etc/pki"
+    (place / "CA").mkdir(parents=True, exist_ok=True)
+    (place / "libvirt/private").mkdir(parents=True, exist_ok=True)
+    shutil.copy(authority.file, place / "CA/cacert.pem")
+    for role in "server", "client":
+        shutil.copy(cert, place / f"libvirt/{role}cert.pem")
+        shutil.copy(key, place / f"libvirt/private/{role}key.pem")
+
+
 def make_image(directory):
     tree = directory / "root"
     root("new", tree)
@@ -112,6 +127,7 @@ def make_image(directory):
     for name, text in (("libvirtd", LIBVIRTD_CONF), ("qemu", QEMU_CONF)):
         with open(etc / f"libvirt/{name}.conf", "a", encoding="ascii") as conf:
             conf.write(text)
+    install_certificates(directory, tree)
     (tree / "domain.xml").write_text(DOMAIN)
     units = etc / "systemd/system"
     (units / "shell.service").write_text(UNIT)
