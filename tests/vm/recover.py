@@ -27,7 +27,7 @@ from lab.sockets import sockets_of
 
 ACCEL = os.environ.get("ACCEL", "tcg")
 LINK = "200mbit" # so that a move takes seconds
-OPTIONS = ("--peer-timeout", "2", "--reconnect-interval", "1")
+OPTIONS = ("--peer-timeout", "4", "--reconnect-interval", "1")
 MEMORY = "96M"
 
 
