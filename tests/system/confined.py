@@ -239,8 +239,9 @@ class Domain:
 
     def logs(self):
         return "".join(f"host {host.letter}:\n" + host(
-            "tail -n 15 /var/log/libvirt/qemu/confined.log; journalctl -q -n 15"
-            " -o cat -u remapd -u libvirtd -t remapd-hook; journalctl -q -k -o "
+            "tail -n 15 /var/log/libvirt/qemu/confined.log; for of in "
+            "'-u remapd' '-u libvirtd' '-t remapd-hook'; do "
+            "journalctl -q -n 15 -o cat $of; done; journalctl -q -k -o "
             "cat | grep DENIED | tail -n 10") + "\n" for host in HOSTS)
 
     def migrate(self):
