@@ -302,16 +302,19 @@ def dimm_of_huge_pages():
                  for word in dimms(0))
 
 
-DIFFERENT = {"not_there": (lambda: (), 'Unknown ramblock "ram-dimm0"'),
-             "smaller": (lambda: dimms(0, size="64M"), "Size mismatch: ram-dimm0"),
-             "larger": (lambda: dimms(0, size="256M"), "Size mismatch: ram-dimm0"),
+DIFFERENT = {"not_there": (dimms, 'Unknown ramblock "ram-dimm0"'),
+             "smaller": (lambda: dimms(0, size="64M"),
+                         "Size mismatch: ram-dimm0"),
+             "larger": (lambda: dimms(0, size="256M"),
+                        "Size mismatch: ram-dimm0"),
              "of_huge_pages": (dimm_of_huge_pages,
-                               "Mismatched RAM page size ram-dimm0")}
+                               "Postcopy needs matching RAM page sizes")}
 
 
 @test(case=tuple(DIFFERENT))
 def memory_that_is_different_at_the_destination(case):
-    """QEMU refuses it by name, when pre-copy begins."""
+    """QEMU refuses it before pre-copy begins, what is not there and what has
+    another size by name."""
     arguments, says = DIFFERENT[case]
     with Lab(link="200mbit") as lab:
         vm = start(lab, Disk(lab.directory / "disk"), arguments=dimms(0))
@@ -329,7 +332,7 @@ def memory_that_is_different_at_the_destination(case):
 def memory_that_only_the_destination_has():
     """Nothing is on its way for it."""
     with Lab(link="200mbit") as lab:
-        vm = start(lab, Disk(lab.directory / "disk"))
+        vm = start(lab, Disk(lab.directory / "disk"), arguments=dimms())
         vm.config.arguments = dimms(0)
         move = vm.move(pager="required")
         wait_disk(vm, 2)
@@ -406,6 +409,56 @@ def back_end_killed_on_the_way():
         print(f"# regions of the disk: {regions_of(lab, 'disk')}", flush=True)
 
 
+def connected(machine, name):
+    """Whether it is to the back end."""
+    return any(chardev["label"] == name and
+               not chardev["filename"].startswith("disconnected")
+               for chardev in machine.qmp("query-chardev"))
+
+
+@test
+def back_end_restarted_in_precopy():
+    """The one that has been told of post-copy is not the one that takes part."""
+    with Lab(link="200mbit") as lab:
+        vm = start(lab, Disk(lab.directory / "disk"))
+        move = Move(vm, precopy=True, pager="required")
+        move.prepare()
+        vm.mark()
+        move.begin()
+        move.wait_round(1)
+        wait_until(lambda: move.information()["ram"]["transferred"] > 1 << 20,
+                   "pre-copy")
+        back_end = move.destination.back_ends["disk"]
+        back_end.kill()
+        wait_until(lambda: not connected(move.destination, "disk"),
+                   "QEMU notices")
+        back_end.start()
+        wait_until(lambda: connected(move.destination, "disk"), "QEMU connects")
+        move.switch()
+        move.wait()
+        wait_disk(vm, 2)
+        require_whole(vm, move)
+        require_served(move, "disk")
+
+
+@test
+def back_end_killed_when_it_is_to_advise():
+    """It has not said that it can take part: the guest stays."""
+    with Lab(link="200mbit") as lab:
+        device = Disk(lab.directory / "disk")
+        killed = []
+
+        def kill(request, reply, _payload, _fds):
+            if request == vhost.ADVISE and not reply and not killed:
+                killed.append(True)
+                move.destination.back_ends["disk"].kill()
+        vm = start(lab, device)
+        device.tamper = kill
+        move = Move(vm, pager="required")
+        move.start()
+        require_stays(vm, move.wait_refused(), "postcopy")
+
+
 @test
 def request_that_a_back_end_has_not_seen():
     """The guest has kicked, once; the next back end is there for it."""
@@ -441,9 +494,10 @@ def back_end_killed_at(message):
         wait_disk(vm, 2)
         require_whole(vm, move)
         require_served(move, "disk")
-        print("# " + next(line for line in
-                          vm.machine.process.output().splitlines()
-                          if "postcopy" in line), flush=True)
+        print("# " + next((line for line in
+                           vm.machine.process.output().splitlines()
+                           if "postcopy" in line or "vhost" in line),
+                          "QEMU says nothing of it"), flush=True)
 
 
 LATE_SECONDS = 3
@@ -474,19 +528,23 @@ def back_end_never_answers():
     """Until it is killed: another one takes its place."""
     with Lab(link="200mbit") as lab:
         device = Disk(lab.directory / "disk")
-        asked = threading.Event()
+        asked, killed = threading.Event(), threading.Event()
 
         def wait(request, reply, _payload, _fds):
             if request == vhost.LISTEN and reply and not asked.is_set():
                 asked.set()
-                threading.Event().wait()
+                killed.wait()
+                raise ConnectionResetError
         vm = start(lab, device)
         device.tamper = wait
         move = Move(vm, pager="required")
         move.start()
         require(asked.wait(120), "it is not asked")
+        time.sleep(LATE_SECONDS)
+        require(not move.completed(), "nobody waits for it")
         back_end = move.destination.back_ends["disk"]
         back_end.kill()
+        killed.set()
         back_end.start()
         move.wait()
         wait_disk(vm, 2)
