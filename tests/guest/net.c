@@ -6,9 +6,10 @@
  *
  * TCP waits for its own timers when packets are lost. How long the network did
  * is what another process finds, which asks the router for an echo all the
- * time; "PING" tells for how long there was none. "NET" tells how much of the
- * slowest exchange was the other side's wait: all that was sent had been
- * acknowledged, and nothing came.
+ * time; "PING" tells for how long there was none. "NET" tells of the
+ * slowest exchange how often something was sent again, and how much of it was
+ * the other side's wait: all that was sent had been acknowledged, and nothing
+ * came.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -74,15 +75,14 @@ static void send_all(int fd, const uint64_t *words)
     }
 }
 
-/* How much of the last @us was the other side's wait. */
-static uint64_t theirs(int fd, uint64_t us)
+static struct tcp_info tcp_info(int fd)
 {
     struct tcp_info info = {0};
     socklen_t size = sizeof(info);
 
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size))
         fail("TCP_INFO");
-    return info.tcpi_unacked ? 0 : us;
+    return info;
 }
 
 /* Return: how much of it, in us, was the other side's wait. */
@@ -98,8 +98,8 @@ static uint64_t receive_all(int fd, uint64_t *words)
             done += n;
         else if (!n || errno != EAGAIN)
             fail("cannot receive");
-        else
-            waited += theirs(fd, (now - last) / 1000);
+        else if (!tcp_info(fd).tcpi_unacked)
+            waited += (now - last) / 1000;
         last = now;
     }
     return waited;
@@ -167,6 +167,7 @@ int main(int argc, char **argv)
     uint64_t number = 0, chunks = 0, slowest = 0, line_due = now_ns();
     struct timeval look = {.tv_usec = PING_US};
     uint64_t slowest_theirs = 0;
+    unsigned resent, slowest_resent = 0;
     char *memory = mmap(NULL, CHUNK * CHUNKS, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     int fd;
@@ -184,6 +185,7 @@ int main(int argc, char **argv)
 
         for (unsigned i = 0; i < CHUNK / sizeof(*words); i++)
             words[i] = number + i;
+        resent = tcp_info(fd).tcpi_total_retrans;
         send_all(fd, words);
         memset(words, 0, CHUNK);
         waited = receive_all(fd, words);
@@ -195,12 +197,14 @@ int main(int argc, char **argv)
         if (end - start > slowest) {
             slowest = end - start;
             slowest_theirs = waited;
+            slowest_resent = tcp_info(fd).tcpi_total_retrans - resent;
         }
         if (end >= line_due) {
-            printf(
-                "REMAPD-GUEST NET chunks=%llu slowest_us=%llu theirs_us=%llu\n",
-                (unsigned long long)chunks, (unsigned long long)slowest / 1000,
-                (unsigned long long)slowest_theirs);
+            printf("REMAPD-GUEST NET chunks=%llu slowest_us=%llu resent=%u "
+                   "theirs_us=%llu\n",
+                   (unsigned long long)chunks,
+                   (unsigned long long)slowest / 1000, slowest_resent,
+                   (unsigned long long)slowest_theirs);
             fflush(stdout);
             line_due = end + LINE_NS;
             slowest = 0;

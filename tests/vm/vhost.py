@@ -93,20 +93,20 @@ def disk(program):
 
 
 FIGURES = ("post-copy", "stopped", "memory", "disk", "echo", "tcp",
-           "tcp theirs")
+           "of it the other end's", "sent again")
 
 
 def figures(vm, move):
     """ms: how long the move took, how long nothing ran, and the longest that
     each part of the guest waited; of the TCP connection also how much of that
-    was the timers of who is at its other end."""
+    was the other end's wait, and how often the guest sent again meanwhile."""
     slowest = [max((m for m in lines(vm, word) if m.time > move.begun),
                    key=lambda m: m["slowest_us"])
                for word in ("DISK", "PING", "NET")]
     return [move.postcopy_seconds() * 1000, move.downtime_seconds() * 1000,
             vm.guest.newest()["mark_us"] / 1000,
             *(m["slowest_us"] / 1000 for m in slowest),
-            slowest[-1]["theirs_us"] / 1000]
+            slowest[-1]["theirs_us"] / 1000, slowest[-1]["resent"]]
 
 
 def two_devices_moved(pager):
