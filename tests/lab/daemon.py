@@ -8,10 +8,16 @@ import re
 from .basics import BUILD, PATIENCE, run, wait_until
 
 PORT = 7654
-PROGRAM = os.environ.get("REMAPD", str(BUILD / "remapd"))
+
+
+def find_remapd():
+    """$REMAPD, or what the project has built."""
+    return os.environ.get("REMAPD", str(BUILD / "remapd"))
+
+
 # A call that is not in its list ends it; a sanitizer makes calls of its own,
 # and a machine for tests may have a kernel without seccomp.
-SANDBOX = os.environ.get("SANDBOX", "off" if "san/" in PROGRAM else "kill")
+SANDBOX = os.environ.get("SANDBOX", "off" if "san/" in find_remapd() else "kill")
 # Encryption between hosts: off, where it is not what is tested, or on.
 TLS = os.environ.get("TLS", "off")
 
@@ -25,13 +31,13 @@ def tls_options(address, tls):
 
 def lacks_remap():
     """None, or why engine remap cannot be had here."""
-    if re.search(r"^ *remap +yes$", run(PROGRAM, "--probe"), re.MULTILINE):
+    if re.search(r"^ *remap +yes$", run(find_remapd(), "--probe"), re.MULTILINE):
         return None
     return "this kernel has no UFFDIO_REMAP, see make check-kernel"
 
 
 class Remapd:
-    def __init__(self, host, options=(), program=PROGRAM, tls=None):
+    def __init__(self, host, options=(), program=None, tls=None):
         self.handoff = host.directory / "handoff"
         self.control = host.directory / "control"
         self.reports = host.directory / "reports"
@@ -40,7 +46,7 @@ class Remapd:
         log = host.directory / "remapd.log"
         self.said = len(log.read_text(errors="replace")) if log.exists() else 0
         self.process = host.spawn(
-            [program,
+            [program or find_remapd(),
              "--handoff", self.handoff, "--control", self.control,
              "--peer-timeout", str(int(10 * PATIENCE)),
              "--listen", f"{host.address}:{PORT}",
