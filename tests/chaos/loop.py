@@ -5,6 +5,7 @@ import collections
 import contextlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import socket
@@ -17,8 +18,9 @@ from lab import hosts as lab_hosts
 from lab.basics import PATIENCE
 import plan as plans
 
-LINK = "200mbit" # so that a migration takes a second
-OPTIONS = ("--peer-timeout", "2", "--reconnect-interval", "1")
+OPTIONS = ("--peer-timeout", str(round(2 * PATIENCE)),
+           "--reconnect-interval", "1")
+KEPT = pathlib.Path(os.environ.get("CHAOS_LOGS", BUILD / "chaos"))
 STAYED = 3 # as in guestless.c
 PATIENT_SECONDS = 120
 
@@ -285,7 +287,8 @@ class Chaos:
 def carry_out(plan):
     """Returns what was done, the migrations' outcomes and figures."""
     options = (*OPTIONS, "--engine", plan.engine)
-    pair = (ProxiedPair if plan.proxied else Pair)(LINK, options)
+    pair = (ProxiedPair if plan.proxied else Pair)(
+        plan.link, options, "on" if plan.tls else "off")
     with pair:
         chaos = Chaos(plan, pair)
         try:
@@ -302,7 +305,7 @@ def carry_out(plan):
 
 def keep_logs(plan, pair):
     """The logs of a run that went wrong, where they can be looked at."""
-    kept = BUILD / "chaos" / f"{plan.seed}-{plan.number}"
+    kept = KEPT / f"{plan.seed}-{plan.number}"
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
     for log in pair.directory.rglob("*.log"):

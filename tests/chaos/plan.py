@@ -13,6 +13,8 @@ STAGES = (*BEFORE, "attaching", *PLACED, "paused", "complete")
 CHANNELS = ("control", "urgent", "bulk", "all")
 SIDES = ("source", "destination", "both")
 
+LINK = "200mbit" # so that a migration takes a second
+
 # Each with its weight, what it is done to, and whether it lasts.
 FAULTS = {
     "link cut": (3, None, True),
@@ -71,6 +73,8 @@ class Plan:
     engine: str
     vm: bool
     proxied: bool
+    tls: bool
+    link: str
     migrations: list # options of each
     faults: list
 
@@ -78,7 +82,7 @@ class Plan:
         what = "; ".join(map(str, self.faults))
         return (f"RUN={self.number} SEED={self.seed}: "
                 f"{len(self.migrations)} {self.kind}{' VM' if self.vm else ''} "
-                f"by {self.engine}: {what}")
+                f"by {self.engine}{' in TLS' if self.tls else ''}: {what}")
 
 
 def draw_fault(rng, stages, names):
@@ -116,12 +120,15 @@ def draw_faults(rng, vm, proxied):
     return faults
 
 
-def draw(seed, number):
+def draw(seed, number, engine=None, link=LINK):
+    """`engine`: for the memory of which kernel and daemon have a choice."""
     rng = random.Random(f"{seed}/{number}")
     vm = number % VM_EVERY == VM_EVERY - 1
     kinds = VM_KINDS if vm else KINDS
     kind = rng.choice(list(kinds))
-    engine = rng.choice(kinds[kind])
+    drawn = rng.choice(kinds[kind])
+    if not engine or len(kinds[kind]) == 1:
+        engine = drawn
     proxied = not vm and rng.random() < 0.5
     many = 1 if vm else rng.choice((1, 1, 1, 1, 2, 4))
     migrations = []
@@ -138,4 +145,5 @@ def draw(seed, number):
     faults = draw_faults(rng, vm, proxied)
     if faults[0].stage in HELD:
         migrations[0]["hold"] = faults[0].stage
-    return Plan(seed, number, kind, engine, vm, proxied, migrations, faults)
+    return Plan(seed, number, kind, engine, vm, proxied, rng.random() < 0.5,
+                link, migrations, faults)

@@ -5,11 +5,14 @@
 run.py [--seed S] [--runs N] [--jobs J]   N runs; prints the seed
 run.py --seed S --run K                   run K of them again
 run.py --check                            some, and TAP
+--engine E: of memory for which there is a choice; --link none: of full speed,
+on a kernel without the qdisc that makes a migration take a second
 """
 
 import argparse
 import collections
 import concurrent.futures
+import functools
 import pathlib
 import secrets
 import sys
@@ -21,6 +24,7 @@ sys.path += [str(TESTS), str(TESTS / "loop"), str(TESTS / "vm")]
 
 # pylint: disable=wrong-import-position,import-error
 from pair import Failed
+from lab import pki
 from lab.basics import stop_on_signals
 import loop
 import plan as plans
@@ -32,9 +36,9 @@ OUTCOMES = ("completed", "recovered", "stayed", "stayed unasked",
             "lost with its QEMU", "FAILED")
 
 
-def one(seed, number):
+def one(seed, number, **how):
     """Returns a row for the table."""
-    plan = plans.draw(seed, number)
+    plan = plans.draw(seed, number, **how)
     start = time.monotonic()
     done, figures, error = [], [], ""
     try:
@@ -70,7 +74,8 @@ def print_sums(rows, seconds):
               for each in row["figures"] if "longest_stall_us" in each]
     kinds = collections.Counter(
         f"{row['plan'].kind}{' VM' if row['plan'].vm else ''} by "
-        f"{row['plan'].engine}" for row in rows)
+        f"{row['plan'].engine}{' in TLS' if row['plan'].tls else ''}"
+        for row in rows)
     print("\nruns: " + ", ".join(f"{count} {name}"
                                  for name, count in kinds.most_common()))
     print(f"{sum(counts.values())} migrations in {len(rows)} runs, "
@@ -98,6 +103,8 @@ def main():
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--run", type=int)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--engine")
+    parser.add_argument("--link", default=plans.LINK)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
@@ -110,11 +117,14 @@ def main():
     else:
         every = [(seed, options.run)]
     print(f"# SEED={seed}", flush=True)
+    pki.lab_authority() # before the workers are forked: theirs too
     start = time.monotonic()
     rows = []
     with concurrent.futures.ProcessPoolExecutor(
             options.jobs, initializer=stop_on_signals) as pool:
-        for row in pool.map(one, *zip(*every)):
+        for row in pool.map(functools.partial(one, engine=options.engine,
+                                              link=options.link),
+                            *zip(*every)):
             rows.append(row)
             print_row(row, len(rows), options.check)
     print_table(rows)

@@ -8,7 +8,7 @@ import signal
 from pair import Pair, require, wait_until
 from lab import Lab
 from lab.move import Move
-from loop import LINK, OPTIONS, PATIENT_SECONDS, Chaos, Guest, keep_logs
+from loop import OPTIONS, PATIENT_SECONDS, Chaos, Guest, keep_logs
 
 ACCEL = os.environ.get("ACCEL", "tcg")
 MEMORY = "96M"
@@ -101,7 +101,8 @@ class VmChaos(Chaos):
 
 def carry_out(plan):
     options = (*OPTIONS, "--engine", plan.engine)
-    with VmPair(link=LINK, daemon_options=options) as pair:
+    with VmPair(link=plan.link, daemon_options=options,
+                tls="on" if plan.tls else "off") as pair:
         chaos = VmChaos(plan, pair)
         try:
             outcomes = chaos.run()

@@ -22,11 +22,11 @@ SANDBOX = os.environ.get("SANDBOX", "off" if "san/" in find_remapd() else "kill"
 TLS = os.environ.get("TLS", "off")
 
 
-def tls_options(address, tls):
+def tls_options(host, tls):
     if (tls or TLS) != "on":
         return ("--tls", "off")
     from . import pki # pylint: disable=import-outside-toplevel
-    return pki.host_options(address)
+    return pki.host_options(host)
 
 
 def lacks_remap():
@@ -51,7 +51,7 @@ class Remapd:
              "--peer-timeout", str(int(10 * PATIENCE)),
              "--listen", f"{host.address}:{PORT}",
              "--report-dir", self.reports, "--sandbox", SANDBOX,
-             *tls_options(host.address, tls), *options], "remapd")
+             *tls_options(host, tls), *options], "remapd")
         wait_until(self._ready, "remapd is ready")
 
     def _ready(self):

@@ -2,6 +2,7 @@
 """A small authority, and certificates of hosts: good ones, and others."""
 
 import datetime
+import functools
 import ipaddress
 import pathlib
 import shutil
@@ -53,8 +54,10 @@ class Authority:
             builder = builder.add_extension(extension, False)
         return builder.sign(self.key, hashes.SHA256())
 
-    def issue(self, label, names, purposes=("server", "client"), **dates):
+    def issue(self, label, names, purposes=("server", "client"),
+              directory=None, **dates):
         """Returns the files of a certificate and its key."""
+        directory = directory or self.directory
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = []
         for each in names:
@@ -67,8 +70,8 @@ class Authority:
             x509.ExtendedKeyUsage([PURPOSES[each] for each in purposes]),
             *([x509.SubjectAlternativeName(alternatives)] if names else []),
             **dates)
-        return (write(self.directory / f"{label}-cert.pem", cert),
-                write(self.directory / f"{label}-key.pem", key))
+        return (write(directory / f"{label}-cert.pem", cert),
+                write(directory / f"{label}-key.pem", key))
 
 
 def options(ca, server, client):
@@ -78,14 +81,17 @@ def options(ca, server, client):
             "--tls-client-key", client[1])
 
 
-_AUTHORITY = []
+@functools.cache
+def lab_authority():
+    """The one of this process, and of those that it forks from now on."""
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="remapd-pki-"))
+    atexit.register(shutil.rmtree, directory)
+    return Authority(directory)
 
 
-def host_options(address):
-    """For a host of the lab: encryption, by a certificate for `address`."""
-    if not _AUTHORITY:
-        directory = pathlib.Path(tempfile.mkdtemp(prefix="remapd-pki-"))
-        atexit.register(shutil.rmtree, directory)
-        _AUTHORITY.append(Authority(directory))
-    files = _AUTHORITY[0].issue(f"host-{address}", [address])
-    return ("--tls", "on", *options(_AUTHORITY[0].file, files, files))
+def host_options(host):
+    """For a host of the lab: encryption, by a certificate for its address."""
+    authority = lab_authority()
+    files = authority.issue(f"host-{host.address}", [host.address],
+                            directory=host.directory)
+    return ("--tls", "on", *options(authority.file, files, files))

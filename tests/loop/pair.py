@@ -19,11 +19,11 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path += [str(TESTS), str(TESTS / "vm")]
 
 # pylint: disable=wrong-import-position
-from harness import Skip, require
+from harness import require
 from lab import Failed, wait_until
 from lab import hosts as lab_hosts
 from lab.basics import PATIENCE, Process, run
-from lab.daemon import PORT, TLS, Remapd
+from lab.daemon import PORT, Remapd
 from lab.memory import HugePages
 
 BUILD = pathlib.Path(os.environ.get("BUILD_DIR", TESTS.parent / "build"))
@@ -181,12 +181,10 @@ class ProxiedPair(Pair):
 
     ADDRESS = "10.0.1.3"
 
-    def __init__(self, link, options):
-        super().__init__(link, (*options, "--advertise", self.ADDRESS))
+    def __init__(self, link, options, tls=None):
+        super().__init__(link, (*options, "--advertise", self.ADDRESS), tls)
 
     def __enter__(self):
-        if TLS == "on":
-            raise Skip("the proxy reads what connections are for")
         super().__enter__()
         host = self.hosts[1]
         try:
