@@ -311,12 +311,12 @@ int msg_conn_detach(struct msg_conn *conn, struct tls_link *link)
         link->fd = fcntl(bufferevent_getfd(conn->bev), F_DUPFD_CLOEXEC, 0);
         ret = link->fd < 0 ? -errno : 0;
     }
+    if (!ret)
+        fcntl(link->fd, F_SETFL, fcntl(link->fd, F_GETFL) & ~O_NONBLOCK);
     if (!ret && conn->tls) {
         ret = tls_use_socket(conn->tls, link->fd);
         link->tls = conn->tls;
         conn->tls = NULL;
-    } else if (!ret) {
-        fcntl(link->fd, F_SETFL, fcntl(link->fd, F_GETFL) & ~O_NONBLOCK);
     }
     if (ret)
         tls_link_close(link);

@@ -7,22 +7,33 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include "util.h"
 
 #define TLS_RECORD_BYTES ((size_t)SSL3_RT_MAX_PLAIN_LENGTH)
 #define TLS_BATCH_BYTES  (256u << 10) /* to and from a socket at once */
+/* With a record that is begun before, heads, and what OpenSSL says unasked. */
+#define TLS_WIRE_BYTES (TLS_BATCH_BYTES + 2 * TLS_RECORD_BYTES)
 /* AES-GCM wants a new key after 2^24.5 records, RFC 8446, 5.5. */
 #define TLS_REKEY_BYTES (1ull << 30)
 
+/* What is encrypted, on its way between OpenSSL and a socket. */
+struct wire {
+    uint8_t *data;     /* TLS_WIRE_BYTES, or NULL: there is no socket yet */
+    size_t start, end; /* of what has not been taken out */
+};
+
 struct tls {
     SSL *ssl;
+    int fd;                          /* the socket, or -1 */
     pthread_mutex_t lock;            /* of ssl; never held while waiting */
+    struct wire in, out;             /* outside of it: who reads fills in,
+                                      * who writes sends what is in out */
     uint8_t *gather;                 /* short pieces, for one record */
     uint64_t written, rekeyed_bytes; /* on the socket; when it last had a key */
     bool clear;
@@ -195,11 +206,6 @@ static int load_context(SSL_CTX *ctx, const char *ca, const char *cert,
     SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-    /* What is said says itself where it ends. */
-    SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF);
-    SSL_CTX_set_mode(ctx, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    SSL_CTX_set_read_ahead(ctx, 1);
-    SSL_CTX_set_default_read_buffer_len(ctx, TLS_BATCH_BYTES);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
                        verify);
     SSL_CTX_set_default_passwd_cb(ctx, no_password);
@@ -303,6 +309,7 @@ static struct tls *tls_new(SSL_CTX *ctx)
     BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new(BIO_s_mem());
     struct tls *tls = xcalloc(1, sizeof(*tls));
 
+    tls->fd = -1;
     tls->ssl = SSL_new(ctx);
     if (!tls->ssl || !in || !out || pthread_mutex_init(&tls->lock, NULL))
         abort();
@@ -340,6 +347,8 @@ void tls_free(struct tls *tls)
     if (!tls)
         return;
     SSL_free(tls->ssl);
+    OPENSSL_clear_free(tls->in.data, TLS_WIRE_BYTES);
+    OPENSSL_clear_free(tls->out.data, TLS_WIRE_BYTES);
     OPENSSL_clear_free(tls->gather, TLS_RECORD_BYTES);
     pthread_mutex_destroy(&tls->lock);
     free(tls);
@@ -504,139 +513,209 @@ const char *tls_cipher(const struct tls *tls)
 
 /* ---- in the threads of channels ---- */
 
+/* OpenSSL's end of the socket is memory: who has the lock never waits, and a
+ * call carries many records. Were OpenSSL itself to read ahead, it would move
+ * all that it has to the front of its buffer for each record. */
+
+static int wire_read(BIO *bio, char *data, size_t bytes, size_t *done)
+{
+    struct wire *in = &((struct tls *)BIO_get_data(bio))->in;
+
+    BIO_clear_retry_flags(bio);
+    *done = MIN(bytes, in->end - in->start);
+    if (!*done) {
+        BIO_set_retry_read(bio);
+        return 0;
+    }
+    memcpy(data, in->data + in->start, *done);
+    in->start += *done;
+    return 1;
+}
+
+static int wire_write(BIO *bio, const char *data, size_t bytes, size_t *done)
+{
+    struct wire *out = &((struct tls *)BIO_get_data(bio))->out;
+
+    if (bytes > TLS_WIRE_BYTES - out->end)
+        return 0;
+    memcpy(out->data + out->end, data, bytes);
+    out->end += bytes;
+    *done = bytes;
+    return 1;
+}
+
+static long wire_control(BIO *bio, int command, long number, void *pointer)
+{
+    (void)bio;
+    (void)number;
+    (void)pointer;
+    return command == BIO_CTRL_FLUSH;
+}
+
+/* Main thread. */
+static BIO *wire_bio(struct tls *tls)
+{
+    static BIO_METHOD *method;
+    BIO *bio;
+
+    if (!method) {
+        method =
+            BIO_meth_new(BIO_TYPE_SOURCE_SINK | BIO_get_new_index(), "wire");
+        if (!method || BIO_meth_set_read_ex(method, wire_read) != 1 ||
+            BIO_meth_set_write_ex(method, wire_write) != 1 ||
+            BIO_meth_set_ctrl(method, wire_control) != 1)
+            abort();
+    }
+    bio = BIO_new(method);
+    if (bio) {
+        BIO_set_data(bio, tls);
+        BIO_set_init(bio, 1);
+    }
+    return bio;
+}
+
 int tls_use_socket(struct tls *tls, int fd)
 {
-    BIO *in = BIO_new_socket(fd, BIO_NOCLOSE);
-    BIO *out = BIO_new_socket(fd, BIO_NOCLOSE);
-    BIO *buffer = BIO_new(BIO_f_buffer());
+    BIO *bio = wire_bio(tls);
 
+    tls->fd = fd;
+    tls->in.data = OPENSSL_malloc(TLS_WIRE_BYTES);
+    tls->out.data = OPENSSL_malloc(TLS_WIRE_BYTES);
     tls->gather = OPENSSL_malloc(TLS_RECORD_BYTES);
-    if (!in || !out || !buffer || !tls->gather ||
-        BIO_set_write_buffer_size(buffer, TLS_BATCH_BYTES) != 1) {
-        BIO_free(in);
-        BIO_free(out);
-        BIO_free(buffer);
+    if (!bio || !tls->in.data || !tls->out.data || !tls->gather) {
+        BIO_free(bio);
         return -ENOMEM;
     }
-    /* Record by record, each would be a call and a wake at the other side. */
-    SSL_set_bio(tls->ssl, in, BIO_push(buffer, out));
+    SSL_set_bio(tls->ssl, bio, bio);
     return 0;
 }
 
-/* What came of a call of SSL_read_ex() or SSL_write_ex(). Return: -EAGAIN to
- * try again, 0 if all is well, -EPIPE at the end, or -errno. */
-static int outcome(struct tls *tls, int ret, short *events)
+/* Where in what is to be sent. */
+struct cursor {
+    const struct iovec *iov;
+    unsigned count;
+    size_t at; /* in *iov */
+};
+
+static size_t cursor_left(const struct cursor *cursor)
 {
-    switch (SSL_get_error(tls->ssl, ret)) {
-    case SSL_ERROR_NONE:
-        return 0;
-    case SSL_ERROR_WANT_READ:
-        *events = POLLIN;
-        return -EAGAIN;
-    case SSL_ERROR_WANT_WRITE:
-        *events = POLLOUT;
-        return -EAGAIN;
-    case SSL_ERROR_ZERO_RETURN:
-        return -EPIPE;
-    case SSL_ERROR_SYSCALL:
-        return errno && errno != EAGAIN ? -errno : -EPIPE;
-    default:
-        return -EBADMSG;
+    return cursor->iov->iov_len - cursor->at;
+}
+
+static const uint8_t *cursor_pass(struct cursor *cursor, size_t bytes)
+{
+    const uint8_t *data = (const uint8_t *)cursor->iov->iov_base + cursor->at;
+
+    cursor->at += bytes;
+    if (!cursor_left(cursor)) {
+        cursor->iov++;
+        cursor->count--;
+        cursor->at = 0;
     }
+    return data;
 }
 
-/* A thread that waits holds no lock: another may use the other direction. */
-static void wait_for(const struct tls *tls, short events)
+/* The next at most @room bytes as they lie there, or short ones gathered to a
+ * record at most. */
+static const uint8_t *next_piece(struct tls *tls, struct cursor *from,
+                                 size_t room, size_t *bytes)
 {
-    struct pollfd poller = {SSL_get_fd(tls->ssl), events, 0};
+    *bytes = MIN(cursor_left(from), room);
+    if (*bytes >= TLS_RECORD_BYTES || from->count == 1)
+        return cursor_pass(from, *bytes);
+    for (*bytes = 0; from->count && *bytes < TLS_RECORD_BYTES;) {
+        size_t part = MIN(cursor_left(from), TLS_RECORD_BYTES - *bytes);
 
-    poll(&poller, 1, -1);
-}
-
-/* What is encrypted leaves the buffer. Return: as outcome(). */
-static int flush(struct tls *tls, short *events)
-{
-    BIO *out = SSL_get_wbio(tls->ssl);
-
-    if (BIO_flush(out) > 0)
-        return 0;
-    *events = POLLOUT;
-    return BIO_should_retry(out) ? -EAGAIN : errno ? -errno : -EPIPE;
-}
-
-static int tls_write(struct tls *tls, const void *data, size_t bytes)
-{
-    bool encrypted = false;
-    short events = 0;
-    size_t done;
-    int ret = 0;
-
-    for (;;) {
-        pthread_mutex_lock(&tls->lock);
-        ERR_clear_error();
-        errno = 0;
-        if (!encrypted)
-            ret = outcome(tls, SSL_write_ex(tls->ssl, data, bytes, &done),
-                          &events);
-        encrypted |= !ret;
-        if (encrypted)
-            ret = flush(tls, &events);
-        pthread_mutex_unlock(&tls->lock);
-        if (ret != -EAGAIN)
-            return ret;
-        wait_for(tls, events);
+        memcpy(tls->gather + *bytes, cursor_pass(from, part), part);
+        *bytes += part;
     }
+    return tls->gather;
 }
 
-static void rekey(struct tls *tls)
+/* Encrypt a batch of @from, or all. With the lock. Return: how many bytes, or
+ * -EBADMSG. */
+static ssize_t seal(struct tls *tls, struct cursor from)
 {
-    pthread_mutex_lock(&tls->lock);
-    SSL_key_update(tls->ssl, SSL_KEY_UPDATE_NOT_REQUESTED);
-    pthread_mutex_unlock(&tls->lock);
-    tls->rekeyed_bytes = tls->written;
+    size_t sealed = 0, bytes, done;
+
+    ERR_clear_error();
+    while (from.count && sealed < TLS_BATCH_BYTES) {
+        const uint8_t *data =
+            next_piece(tls, &from, TLS_BATCH_BYTES - sealed, &bytes);
+
+        if (SSL_write_ex(tls->ssl, data, bytes, &done) != 1)
+            return -EBADMSG;
+        sealed += bytes;
+    }
+    if (tls->written + sealed - tls->rekeyed_bytes >= TLS_REKEY_BYTES) {
+        SSL_key_update(tls->ssl, SSL_KEY_UPDATE_NOT_REQUESTED);
+        tls->rekeyed_bytes = tls->written + sealed;
+    }
+    tls->written += sealed;
+    return (ssize_t)sealed;
+}
+
+static int send_all(int fd, const uint8_t *data, size_t bytes)
+{
+    while (bytes) {
+        ssize_t sent = send(fd, data, bytes, MSG_NOSIGNAL);
+
+        if (sent < 0 && errno != EINTR)
+            return -errno;
+        data += MAX(sent, 0);
+        bytes -= (size_t)MAX(sent, 0);
+    }
+    return 0;
 }
 
 ssize_t tls_writev(struct tls *tls, const struct iovec *iov, unsigned count)
 {
-    const uint8_t *data = iov->iov_base;
-    size_t bytes = iov->iov_len;
+    struct wire *out = &tls->out;
+    ssize_t sealed;
+    size_t bytes;
     int ret;
 
-    if (bytes < TLS_RECORD_BYTES && count > 1) {
-        data = tls->gather;
-        bytes = 0;
-        for (; count && bytes < TLS_RECORD_BYTES; iov++, count--) {
-            size_t part = MIN(iov->iov_len, TLS_RECORD_BYTES - bytes);
-
-            memcpy(tls->gather + bytes, iov->iov_base, part);
-            bytes += part;
-        }
-    }
-    ret = tls_write(tls, data, bytes);
-    if (ret)
-        return ret;
-    tls->written += bytes;
-    if (tls->written - tls->rekeyed_bytes >= TLS_REKEY_BYTES)
-        rekey(tls);
-    return (ssize_t)bytes;
+    pthread_mutex_lock(&tls->lock);
+    sealed = seal(tls, (struct cursor){iov, count, 0});
+    bytes = out->end;
+    pthread_mutex_unlock(&tls->lock);
+    if (sealed < 0)
+        return sealed;
+    ret = send_all(tls->fd, out->data, bytes);
+    /* Who reads may have been answered meanwhile; that goes with the next. */
+    pthread_mutex_lock(&tls->lock);
+    out->end -= bytes;
+    memmove(out->data, out->data + bytes, out->end);
+    pthread_mutex_unlock(&tls->lock);
+    return ret ? ret : sealed;
 }
 
 ssize_t tls_read(struct tls *tls, void *data, size_t bytes)
 {
-    short events = 0;
+    struct wire *in = &tls->in;
     size_t done;
-    int ret;
 
     for (;;) {
+        ssize_t got;
+        int ret;
+
         pthread_mutex_lock(&tls->lock);
         ERR_clear_error();
-        errno = 0;
-        ret = outcome(tls, SSL_read_ex(tls->ssl, data, bytes, &done), &events);
+        ret = SSL_read_ex(tls->ssl, data, bytes, &done);
+        ret = SSL_get_error(tls->ssl, ret);
         pthread_mutex_unlock(&tls->lock);
-        if (!ret)
+        if (ret == SSL_ERROR_NONE)
             return (ssize_t)done;
-        if (ret != -EAGAIN)
-            return ret == -EPIPE ? 0 : ret;
-        wait_for(tls, events);
+        if (ret == SSL_ERROR_ZERO_RETURN)
+            return 0;
+        if (ret != SSL_ERROR_WANT_READ)
+            return -EBADMSG;
+        do
+            got = recv(tls->fd, in->data, TLS_WIRE_BYTES, 0);
+        while (got < 0 && errno == EINTR);
+        if (got <= 0)
+            return got ? -errno : 0;
+        in->start = 0;
+        in->end = (size_t)got;
     }
 }

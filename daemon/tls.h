@@ -108,7 +108,7 @@ const char *tls_reason(const struct tls *tls);
 const char *tls_cipher(const struct tls *tls);
 
 /** tls_use_socket() - from now on @tls reads and writes @fd, connected and
- * non-blocking, by the calls below. Return: 0 or -ENOMEM. */
+ * blocking, by the calls below. Main thread. Return: 0 or -ENOMEM. */
 int tls_use_socket(struct tls *tls, int fd);
 
 /** tls_writev() - encrypt and send some of @iov, at least a byte; blocks. Any
