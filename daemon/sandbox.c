@@ -83,7 +83,8 @@ static const int plain[] = {
     SCMP_SYS(faccessat2), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(lseek),
     SCMP_SYS(newfstatat), SCMP_SYS(open), SCMP_SYS(openat), SCMP_SYS(read),
     SCMP_SYS(readlink), SCMP_SYS(readlinkat), SCMP_SYS(readv), SCMP_SYS(rename),
-    SCMP_SYS(unlink), SCMP_SYS(unlinkat), SCMP_SYS(write), SCMP_SYS(writev),
+    SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(unlink),
+    SCMP_SYS(unlinkat), SCMP_SYS(write), SCMP_SYS(writev),
     /* memory */
     SCMP_SYS(brk), SCMP_SYS(ftruncate), SCMP_SYS(madvise),
     SCMP_SYS(memfd_create), SCMP_SYS(mremap), SCMP_SYS(munmap),
