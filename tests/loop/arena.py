@@ -2,7 +2,6 @@
 """Two remapd that are attacked, and what must hold meanwhile."""
 
 import contextlib
-import os
 import re
 import threading
 
@@ -21,14 +20,11 @@ class Arena:
         self.pair = pair
         self.source, self.destination = pair.hosts
         pair.migrate(mib=4)
-        self.baseline = {host: self.descriptors(host) for host in pair.hosts}
-
-    @staticmethod
-    def descriptors(host):
-        return len(os.listdir(f"/proc/{host.remapd.process.pid}/fd"))
+        self.baseline = {host: host.remapd.process.descriptors()
+                         for host in pair.hosts}
 
     def quiet(self, host):
-        return self.descriptors(host) <= self.baseline[host]
+        return host.remapd.process.descriptors() <= self.baseline[host]
 
     @contextlib.contextmanager
     def attack(self, host, says, lines=1):
@@ -39,7 +35,7 @@ class Arena:
             if says:
                 self.wait_for_line(host, mark, says)
         wait_until(lambda: self.quiet(host),
-                   f"descriptors: {self.descriptors(host)}, were "
+                   f"descriptors: {host.remapd.process.descriptors()}, were "
                    f"{self.baseline[host]}", PATIENCE)
         self.pair.check_daemon(host)
         found = COMPLAINT.findall(host.remapd.process.output()[mark:])

@@ -140,6 +140,25 @@ def ticket_of_another_session():
 
 
 @test
+def two_sources_with_one_ticket():
+    """The session is the first one's, and goes on; the other's QEMU is told,
+    before it has stopped its guest. All but the QEMUs is real."""
+    with ARENA.attack(ARENA.destination, "the ticket has been used"), \
+            ToDestination(ARENA.destination) as session, \
+            FromSource(ARENA.source) as first, \
+            FromSource(ARENA.source) as second:
+        ticket = session.ticket.SerializeToString()
+        first.raw_ticket(ticket)
+        first.qemu.expect(JOINED)
+        second.raw_ticket(ticket)
+        require(b"the ticket has been used" in second.qemu.expect(ERROR),
+                "the second is not told")
+        first.qemu.block(first.memory)
+        first.qemu.prepare()
+        first.qemu.expect(PREPARED)
+
+
+@test
 def ticket_in_no_log():
     """Neither it nor the channels' key is in the log or in a report."""
     with ToDestination(ARENA.destination) as session:

@@ -273,12 +273,7 @@ def silent_in_the_handshake(half):
     with TlsPair() as pair:
         with socket.create_connection((DESTINATION_HOST, PORT)) as connection:
             if half:
-                incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-                tls = python_client().wrap_bio(
-                    incoming, outgoing, server_hostname=DESTINATION_HOST)
-                with contextlib.suppress(ssl.SSLWantReadError):
-                    tls.do_handshake()
-                connection.sendall(outgoing.read()[:100])
+                connection.sendall(client_hello()[:100])
             began = time.monotonic()
             connection.settimeout(PATIENCE)
             require(connection.recv(1) == b"", "it speaks")
@@ -287,6 +282,68 @@ def silent_in_the_handshake(half):
         found = COMPLAINT.findall(pair.hosts[1].remapd.process.output())
         print(f"#   destination: {found[0]} (after {took:.1f} s)")
         require(len(found) == 1 and "no hello in time" in found[0], f"{found}")
+        pair.migrate(mib=4)
+
+
+def client_hello():
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = python_client().wrap_bio(incoming, outgoing,
+                                   server_hostname=DESTINATION_HOST)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+@test
+def a_thousand_silent_in_the_handshake():
+    """A migration is not kept from it, and nothing stays of them."""
+    with TlsPair() as pair, contextlib.ExitStack() as stack:
+        pair.migrate(mib=4)
+        process, begun = pair.hosts[1].remapd.process, client_hello()
+        before = process.descriptors()
+        for number in range(1000):
+            stranger = stack.enter_context(
+                socket.create_connection((DESTINATION_HOST, PORT)))
+            with contextlib.suppress(OSError): # it may be one too many
+                stranger.sendall(begun[:100] if number % 2 else begun)
+        print(f"#   destination: {process.descriptors()} descriptors, {before} before")
+        pair.migrate(mib=4)
+        wait_until(lambda: process.descriptors() <= before, "all are dropped")
+
+
+# What follows a good hello, and what both sides then know.
+UNRULY = {
+    "many_changes_of_cipher": (b"\x14\3\3\0\1\1" * 50000, "ccs message"),
+    "many_empty_records": (b"\x17\3\3\0\0" * 50000, "bad record"),
+    "an_unasked_handshake": (b"\x16\3\3\x40\0" + bytes(1 << 17), "record"),
+}
+
+
+@test(case=UNRULY)
+def unruly_client(case):
+    data, says = UNRULY[case]
+    with TlsPair() as pair:
+        with socket.create_connection((DESTINATION_HOST, PORT)) as client:
+            with contextlib.suppress(OSError): # dropped before it is all said
+                client.sendall(client_hello() + data)
+            wait_until(lambda: COMPLAINT.search(
+                pair.hosts[1].remapd.process.output()), "a line")
+        found = COMPLAINT.findall(pair.hosts[1].remapd.process.output())
+        print(f"#   destination: {found[0]}")
+        require(len(found) == 1 and says in found[0], f"{found}")
+        pair.migrate(mib=4)
+
+
+@test
+def certificate_of_many_names():
+    """It is refused by its size, and takes no memory that stays."""
+    with TlsPair() as pair:
+        files = CA.issue("many", [f"host{i}.example" for i in range(9000)])
+        with contextlib.suppress(OSError), \
+                connect(python_client(None, files)) as client:
+            client.recv(1)
+        wait_until(lambda: "excessive message size" in
+                   pair.hosts[1].remapd.process.output(), "it is refused")
         pair.migrate(mib=4)
 
 
