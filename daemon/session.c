@@ -373,6 +373,7 @@ void session_pause(struct session *session, const char *format, ...)
     session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_PAUSED,
                 "%s paused, %llu pages left: %s", role_name(session),
                 (unsigned long long)session->left_pages, reason);
+    session->loss_said = strstr(reason, session_ops_of(session)->qemu_left);
     session_tell(session, TELL_PAUSED, reason);
     session_sample(session, true);
     session->state = SESSION_PAUSED;
@@ -547,9 +548,8 @@ void session_qemu_left(struct session *session, const char *reason)
 
     if (session->state == SESSION_ACTIVE)
         session_pause(session, "%s: %s", lost, reason);
-    else if (session->state == SESSION_PAUSED)
-        session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_NONE, "%s: %s", lost,
-                    reason);
+    else if (session->state == SESSION_PAUSED && !session->loss_said)
+        session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_NONE, "%s", lost);
     if (session->state >= SESSION_ACTIVE) {
         session_close(session);
     } else if (!session->control) {
