@@ -57,7 +57,7 @@ struct session {
     char error[ERROR_TEXT_BYTES];
     char hindrance[ERROR_TEXT_BYTES]; /* paused: why the last try to come back
                                          did not succeed */
-    bool loss_said; /* paused because its QEMU has left */
+    bool loss_said;                   /* paused because its QEMU has left */
 
     struct handoff *handoff;
     struct msg_conn *control;
