@@ -30,7 +30,7 @@
 #define FAULT_LEARN_NS 20000000
 
 /* How long reading may take where the kernel cannot be told not to wait. */
-#define FAULT_READ_MAX_NS 100000000
+#define FAULT_READ_MAX_NS 500000000
 #define FAULT_SIGNAL      SIGURG
 
 /* In the poll set beside the indices of faulters. */

@@ -13,7 +13,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define SLOW_US 60000
+#define SLOW_US 30000
 
 /* To its parent's end. */
 static void answer_calls(int fd)
