@@ -265,18 +265,24 @@ def memory_added_and_removed_while_the_back_end_is_away():
         print(f"# regions of the disk: {said}", flush=True)
 
 
+def begin_precopy(lab):
+    """A VM with a disk, amid pre-copy."""
+    vm = start(lab, Disk(lab.directory / "disk"))
+    move = Move(vm, precopy=True, pager="required")
+    move.prepare()
+    vm.mark()
+    move.begin()
+    move.wait_round(1)
+    wait_until(lambda: move.information()["ram"]["transferred"] > 1 << 20,
+               "pre-copy")
+    return vm, move
+
+
 @test
 def memory_added_at_the_destination_in_precopy():
     """Nobody brings pages for it, so nobody waits for any."""
     with Lab(link="200mbit") as lab:
-        vm = start(lab, Disk(lab.directory / "disk"))
-        move = Move(vm, precopy=True, pager="required")
-        move.prepare()
-        vm.mark()
-        move.begin()
-        move.wait_round(1)
-        wait_until(lambda: move.information()["ram"]["transferred"] > 1 << 20,
-                   "pre-copy")
+        vm, move = begin_precopy(lab)
         add_memory(move.destination, "dimm")
         move.switch()
         move.wait()
@@ -420,14 +426,7 @@ def connected(machine, name):
 def back_end_restarted_in_precopy():
     """The one that has been told of post-copy is not the one that takes part."""
     with Lab(link="200mbit") as lab:
-        vm = start(lab, Disk(lab.directory / "disk"))
-        move = Move(vm, precopy=True, pager="required")
-        move.prepare()
-        vm.mark()
-        move.begin()
-        move.wait_round(1)
-        wait_until(lambda: move.information()["ram"]["transferred"] > 1 << 20,
-                   "pre-copy")
+        vm, move = begin_precopy(lab)
         back_end = move.destination.back_ends["disk"]
         back_end.kill()
         wait_until(lambda: not connected(move.destination, "disk"),
