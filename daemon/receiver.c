@@ -129,10 +129,10 @@ struct arrival {
     char *error;
 };
 
-static int arrival_lost(const struct arrival *arrival, int ret)
+static int lost_within_frame(char *error, int ret)
 {
-    snprintf(arrival->error, ERROR_TEXT_BYTES,
-             "connection lost within a frame: %s", strerror(-ret));
+    snprintf(error, ERROR_TEXT_BYTES, "connection lost within a frame: %s",
+             strerror(-ret));
     return ret;
 }
 
@@ -173,7 +173,7 @@ static int receive_payload(struct receive_thread *thread,
         }
     }
     ret = channel_recv(&thread->channel, iov, count);
-    return ret ? arrival_lost(arrival, ret) : 0;
+    return ret ? lost_within_frame(arrival->error, ret) : 0;
 }
 
 static int place_runs(struct receive_thread *thread, const struct frame *frame,
@@ -241,7 +241,7 @@ static int after_whole(struct receive_thread *thread,
     if (ret == -EAGAIN)
         return place_pages(thread, arrival, fill->buffer);
     if (ret == -EPIPE)
-        return arrival_lost(arrival, -ECONNRESET);
+        return lost_within_frame(arrival->error, -ECONNRESET);
     if (ret)
         return arrival_stuck(arrival, ret);
     atomic_fetch_add(&thread->receiver->target.stats->huge_pages, 1);
@@ -469,11 +469,8 @@ static int receive_sparse(struct receive_thread *thread,
     uint64_t data[PAGESET_MASK_WORDS], zero[PAGESET_MASK_WORDS];
     int ret = channel_recv_exactly(&thread->channel, &iov);
 
-    if (ret) {
-        snprintf(error, ERROR_TEXT_BYTES, "connection lost within a frame: %s",
-                 strerror(-ret));
-        return ret;
-    }
+    if (ret)
+        return lost_within_frame(error, ret);
     ret = frame_masks_parse(frame, &masks, data, zero, error);
     return ret ? ret : receive_range(thread, frame, data, zero, error);
 }

@@ -440,21 +440,28 @@ def back_end_restarted_in_precopy():
         require_served(move, "disk")
 
 
+def begin_with_a_kill(lab, request):
+    """Begins to move a VM whose arriving disk's back end is killed when it is
+    told that; the list that comes back is then no more empty."""
+    device = Disk(lab.directory / "disk")
+    killed = []
+
+    def kill(said, reply, _payload, _fds):
+        if said == request and not reply and not killed:
+            killed.append(True)
+            move.destination.back_ends["disk"].kill()
+    vm = start(lab, device)
+    device.tamper = kill
+    move = Move(vm, pager="required")
+    move.start()
+    return vm, move, killed
+
+
 @test
 def back_end_killed_when_it_is_to_advise():
     """It has not said that it can take part: the guest stays."""
     with Lab(link="200mbit") as lab:
-        device = Disk(lab.directory / "disk")
-        killed = []
-
-        def kill(request, reply, _payload, _fds):
-            if request == vhost.ADVISE and not reply and not killed:
-                killed.append(True)
-                move.destination.back_ends["disk"].kill()
-        vm = start(lab, device)
-        device.tamper = kill
-        move = Move(vm, pager="required")
-        move.start()
+        vm, move, _ = begin_with_a_kill(lab, vhost.ADVISE)
         require_stays(vm, move.wait_refused(), "postcopy")
 
 
@@ -476,17 +483,7 @@ def request_that_a_back_end_has_not_seen():
 def back_end_killed_at(message):
     """Just when it is told so, and another one comes."""
     with Lab(link="200mbit") as lab:
-        device = Disk(lab.directory / "disk")
-        killed = []
-
-        def kill(request, reply, _payload, _fds):
-            if request == getattr(vhost, message) and not reply and not killed:
-                killed.append(True)
-                move.destination.back_ends["disk"].kill()
-        vm = start(lab, device)
-        device.tamper = kill
-        move = Move(vm, pager="required")
-        move.start()
+        vm, move, killed = begin_with_a_kill(lab, getattr(vhost, message))
         wait_until(lambda: killed, f"{message} is said", 120)
         move.destination.back_ends["disk"].start()
         move.wait()
