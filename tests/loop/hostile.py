@@ -938,15 +938,22 @@ def back_end(case):
         require(not thread.is_alive(), "QEMU waits")
 
 
-@test
-def back_end_made_blocking_before():
-    """It is heard all the same."""
+@contextlib.contextmanager
+def unharmed_by_a_back_end():
+    """A session at the destination that is active, and a back end of its
+    memory: nothing is complained of."""
     with ARENA.attack(ARENA.destination, None), \
             ToDestination(ARENA.destination, Memory(64, shared=True)) as \
             session:
         session.active()
-        stranger = session.enter_context(contextlib.closing(
+        yield session, session.enter_context(contextlib.closing(
             BackEnd(session.memory)))
+
+
+@test
+def back_end_made_blocking_before():
+    """It is heard all the same."""
+    with unharmed_by_a_back_end() as (session, stranger):
         os.set_blocking(stranger.uffd, True)
         session.qemu.faulter(stranger, [(0, session.memory.length)])
         stranger.order(5)
@@ -959,12 +966,7 @@ def back_end_made_blocking_before():
 @test
 def back_end_faults_where_nothing_is_known_yet():
     """Nobody waits for that, and it is heard once it is known."""
-    with ARENA.attack(ARENA.destination, None), \
-            ToDestination(ARENA.destination, Memory(64, shared=True)) as \
-            session:
-        session.active()
-        stranger = session.enter_context(contextlib.closing(
-            BackEnd(session.memory)))
+    with unharmed_by_a_back_end() as (session, stranger):
         session.qemu.faulter(stranger, [(0, 32 * PAGE)])
         stranger.order(50)
         thread = session.memory.touch(5)
