@@ -53,6 +53,13 @@ bool collapser_note(struct collapser *collapser, uint64_t page)
     return true;
 }
 
+bool collapser_forget(struct collapser *collapser, uint64_t page)
+{
+    uint64_t one[PAGESET_MASK_WORDS] = {1};
+
+    return pageset_take(&collapser->pieces, page / GRANULE_PAGES, 1, one);
+}
+
 void collapser_note_shared(struct collapser *collapser, uint64_t page)
 {
     pageset_add(&collapser->shared, page / GRANULE_PAGES, 1);

@@ -41,6 +41,10 @@ void collapser_fini(struct collapser *collapser);
  * on their own. Any thread. Return: whether it was not known yet. */
 bool collapser_note(struct collapser *collapser, uint64_t page);
 
+/** collapser_forget() - the granule around @page is a huge page now. Any
+ * thread. Return: whether it had been noted. */
+bool collapser_forget(struct collapser *collapser, uint64_t page);
+
 /** collapser_note_shared() - the same for a page of shared memory. */
 void collapser_note_shared(struct collapser *collapser, uint64_t page);
 

@@ -26,6 +26,13 @@
 #define FAULT_WHOLE_NS    8000000
 #define FAULT_WHOLE_TRIES 4
 
+/* Where single pages may come ahead of it and do not break it up they do so
+ * sooner; but one in some is fetched whole then, to see whether it still holds.
+ */
+#define FAULT_AHEAD_NS    1500000
+#define FAULT_AHEAD_TRIES 16
+#define FAULT_AHEAD_SEES  128
+
 /* Until then nothing is known of the link, and it is taken to be fast. */
 #define FAULT_LEARN_NS 20000000
 
@@ -56,6 +63,7 @@ struct fault_reader {
     /* The reader's own. */
     unsigned channel_count;             /* 0: there is nobody to ask */
     uint64_t started_ns, started_pages; /* when that began */
+    unsigned ahead;                     /* pages that may come ahead */
     struct thread thread;
 };
 
@@ -76,17 +84,18 @@ static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
            (elapsed / 1000);
 }
 
-/* What to fetch for a fault in @block: a whole huge page, if the engine can
- * place one and the link has carried one soon enough. */
-static uint64_t fault_granule(const struct fault_reader *reader,
-                              const struct block *block)
+/* Is a huge page of @engine fetched whole for a fault? */
+static bool fault_fetches_whole(struct fault_reader *reader,
+                                enum place_engine engine)
 {
     const struct stats *stats = reader->stats;
 
-    if (stats->wholes >= FAULT_WHOLE_TRIES &&
-        stats->whole_min_ns > FAULT_WHOLE_NS)
-        return block->page_size;
-    return place_granule(reader->engines[block->index], block);
+    if (stats->wholes >= FAULT_WHOLE_TRIES && stats->whole_ns > FAULT_WHOLE_NS)
+        return false;
+    return !place_merges(reader->target, engine) ||
+           stats->wholes < FAULT_AHEAD_TRIES ||
+           stats->whole_ns <= FAULT_AHEAD_NS ||
+           ++reader->ahead % FAULT_AHEAD_SEES == 0;
 }
 
 /* What to fetch with a page: a power of two of pages. */
@@ -106,7 +115,10 @@ static uint64_t fault_window(const struct fault_reader *reader, uint64_t now)
 static void fault_ask(struct fault_reader *reader, const struct block *block,
                       uint64_t offset, uint64_t now, struct fault_batch *batch)
 {
-    uint64_t granule = fault_granule(reader, block);
+    enum place_engine engine = reader->engines[block->index];
+    uint64_t granule = fault_fetches_whole(reader, engine)
+                           ? place_granule(engine, block)
+                           : block->page_size;
     uint64_t start = align_down(offset, granule);
     struct frame frame = {.kind = FRAME_REQUEST, .block = block};
     unsigned whole, asked;
@@ -198,7 +210,10 @@ static int fault_take(struct fault_reader *reader,
             fault_show(reader, faulter, region, offset, minor);
             return 0;
         }
+        /* A huge page may be about to take its place. */
+        pagemap_enter(reader->map, page);
         ret = place_present(&faulter->target, block, offset, minor);
+        pagemap_leave(reader->map, page);
         if (ret)
             snprintf(error, ERROR_TEXT_BYTES,
                      "answering a fault on block %.80s: %s", block->idstr,

@@ -13,6 +13,8 @@ void pagemap_init(struct pagemap *map, uint64_t pages, uint64_t *missing,
     pageset_init(&map->unclaimed, pages);
     pageset_init(&map->unrequested, pages);
     pthread_mutex_init(&map->lock, NULL);
+    for (unsigned i = 0; i < PAGEMAP_LOCKS; i++)
+        pthread_mutex_init(&map->granules[i], NULL);
     map->stats = stats;
     map->fault_count = 0;
     pagemap_again(map);
@@ -25,6 +27,8 @@ void pagemap_fini(struct pagemap *map)
     pageset_fini(&map->unrequested);
     pageset_fini(&map->received);
     pthread_mutex_destroy(&map->lock);
+    for (unsigned i = 0; i < PAGEMAP_LOCKS; i++)
+        pthread_mutex_destroy(&map->granules[i]);
 }
 
 uint64_t pagemap_bytes(const struct pagemap *map)
@@ -73,6 +77,21 @@ void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
     pageset_get(&map->missing, first, pages, missing);
     for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
         mask[i] &= missing[i];
+}
+
+static pthread_mutex_t *pagemap_granule(struct pagemap *map, uint64_t page)
+{
+    return &map->granules[page / (PAGESET_MASK_WORDS * 64) % PAGEMAP_LOCKS];
+}
+
+void pagemap_enter(struct pagemap *map, uint64_t page)
+{
+    pthread_mutex_lock(pagemap_granule(map, page));
+}
+
+void pagemap_leave(struct pagemap *map, uint64_t page)
+{
+    pthread_mutex_unlock(pagemap_granule(map, page));
 }
 
 void pagemap_received(struct pagemap *map, uint64_t first, unsigned pages,

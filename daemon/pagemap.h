@@ -24,6 +24,8 @@
  * served all the same, but not timed. */
 #define PAGEMAP_TIMED_FAULTS 4096
 
+#define PAGEMAP_LOCKS 64
+
 struct pagemap {
     struct pageset missing;     /* not placed yet */
     struct pageset unclaimed;   /* missing, and no thread receives it */
@@ -35,6 +37,7 @@ struct pagemap {
         uint64_t page, since_ns;
     } faults[PAGEMAP_TIMED_FAULTS];
     unsigned fault_count;
+    pthread_mutex_t granules[PAGEMAP_LOCKS]; /* each of many granules */
 };
 
 /** pagemap_init() - a map of @pages page numbers.
@@ -75,6 +78,12 @@ bool pagemap_missing(const struct pagemap *map, uint64_t page);
  */
 void pagemap_want(struct pagemap *map, uint64_t first, unsigned pages,
                   uint64_t *mask, bool claim);
+
+/** pagemap_enter() - until pagemap_leave() no other thread that enters changes
+ * which pages of the granule of 512 around @page the guest has: where a huge
+ * page may take the place of pages, whoever places any must have entered. */
+void pagemap_enter(struct pagemap *map, uint64_t page);
+void pagemap_leave(struct pagemap *map, uint64_t page);
 
 /** pagemap_received() - all bytes of the pages of @mask, which this thread has
  * claimed, are in place. Before they are placed. */

@@ -51,8 +51,6 @@ static const struct {
     {PLACE_MOVE, ENOMEM, OUTCOME_COPY},
     {PLACE_MOVE, EINVAL, OUTCOME_COPY}, /* locked memory, and the like */
     {PLACE_MOVE, EIO, OUTCOME_COPY},    /* the placer does not answer */
-    {PLACE_MOVE, EBADF, OUTCOME_COPY},  /* QEMU cannot use our socket */
-    {PLACE_MOVE, EPIPE, OUTCOME_LOST},
     {PLACE_MOVE, ESRCH, OUTCOME_GONE},
     {PLACE_REMAP, 0, OUTCOME_PLACED},
     {PLACE_REMAP, EEXIST, OUTCOME_PRESENT},
@@ -164,7 +162,6 @@ static int place_range(const struct place_target *target,
             atomic_fetch_add(&target->stats->fallback_pages,
                              length / PAGE_BYTES);
             break;
-        case OUTCOME_LOST:
         case OUTCOME_FAILED:
             return -error;
         }
@@ -193,30 +190,26 @@ int place_zero(const struct place_target *target, enum place_engine engine,
     return place_range(target, engine, block, offset, length, NULL, true);
 }
 
-int place_whole(const struct place_target *target, enum place_engine engine,
-                struct placer_pool *placers, unsigned own,
-                const struct block *block, uint64_t offset,
-                struct placer_fill *fill)
+bool place_merges(const struct place_target *target, enum place_engine engine)
 {
-    const struct place_ops *ops = engines[engine];
-    uint64_t done = 0;
-    int error;
+    return engine == PLACE_MOVE && target->merges;
+}
 
-    if (!ops->whole)
-        return place_data(target, engine, block, offset, HUGE_BYTES,
-                          fill->buffer);
-    error = ops->whole(placers, own, block, offset, fill, &done);
-    switch (place_outcome_of(engine, error)) {
+int place_slot(const struct place_target *target, struct placer_pool *placers,
+               unsigned own, const struct placer_slot *slot,
+               const struct block *block, uint64_t offset,
+               const uint64_t *there)
+{
+    int error = placer_move(placers, own, slot, block->hva + offset, there);
+
+    switch (place_outcome_of(PLACE_MOVE, error)) {
     case OUTCOME_PLACED:
         return 0;
-    case OUTCOME_LOST:
-        return -error;
     case OUTCOME_GONE:
         return -ESRCH;
     default:
-        if (fill->fd < 0 || fill->taken)
-            atomic_fetch_add(&target->stats->fallback_pages,
-                             HUGE_BYTES / PAGE_BYTES);
+        atomic_fetch_add(&target->stats->fallback_pages,
+                         HUGE_BYTES / PAGE_BYTES);
         return -EAGAIN;
     }
 }

@@ -29,7 +29,6 @@ enum place_outcome {
     OUTCOME_PRESENT, /* the first page was there already: wake it, go on */
     OUTCOME_AGAIN,   /* go on from the reported byte */
     OUTCOME_COPY,    /* not this way: copy instead */
-    OUTCOME_LOST,    /* bytes that QEMU took off the network */
     OUTCOME_GONE,    /* the guest's memory is no more */
     OUTCOME_FAILED,  /* a bug, or a kernel that does not keep its word */
 };
@@ -38,6 +37,7 @@ enum place_outcome {
 struct place_target {
     int uffd;
     struct stats *stats;
+    bool merges; /* engine move: a huge page can take the place of pages */
 };
 
 /*
@@ -58,11 +58,6 @@ struct place_ops {
                 uint64_t *done);
     int (*zero)(const struct place_target *target, const struct block *block,
                 uint64_t offset, uint64_t length, uint64_t *done);
-    /* Place a whole granule of HUGE_BYTES as one huge page; NULL: data does,
-     * out of the buffer. */
-    int (*whole)(struct placer_pool *placers, unsigned own,
-                 const struct block *block, uint64_t offset,
-                 struct placer_fill *fill, uint64_t *done);
 };
 
 extern const struct place_ops place_copy_ops, place_continue_ops,
@@ -115,21 +110,22 @@ int place_zero(const struct place_target *target, enum place_engine engine,
  * if all of them are missing. Any thread. */
 uint64_t place_granule(enum place_engine engine, const struct block *block);
 
+/** place_merges() - can a huge page of @engine come where some of its pages are
+ * there already? Any thread. */
+bool place_merges(const struct place_target *target, enum place_engine engine);
+
 /**
- * place_whole() - place all of one granule of HUGE_BYTES as one huge page.
- * @placers, @own: as in placer_place()
- * @offset: a multiple of HUGE_BYTES; every page from there is missing
- * @fill: what it is to hold; if the engine is `staged`, all of it is in the
- *         buffer
+ * place_slot() - engine move: a filled slot of a placer, as one huge page.
+ * @placers, @own, @slot, @there: as for placer_move(); @there is empty unless
+ *                                place_merges()
  *
- * Any thread. Return: 0; -EAGAIN if it must be placed by place_data() and
- * place_zero() instead; -EPIPE if bytes are lost that were taken from the
- * socket; -ESRCH if the guest's memory is gone; or -errno.
+ * Any thread. Return: 0; -ESRCH if the guest's memory is gone; or -EAGAIN if
+ * the pages are to be copied out of the slot.
  */
-int place_whole(const struct place_target *target, enum place_engine engine,
-                struct placer_pool *placers, unsigned own,
-                const struct block *block, uint64_t offset,
-                struct placer_fill *fill);
+int place_slot(const struct place_target *target, struct placer_pool *placers,
+               unsigned own, const struct placer_slot *slot,
+               const struct block *block, uint64_t offset,
+               const uint64_t *there);
 
 /** place_present() - answer a fault on a page that is not missing: give it
  * what the kernel holds for it, or zeros if it holds nothing any more. */

@@ -47,22 +47,14 @@ static int copy_zero(const struct place_target *target,
     return error;
 }
 
-/* Engine move: a whole huge page, by QEMU's placer. */
-static int move_whole(struct placer_pool *placers, unsigned own,
-                      const struct block *block, uint64_t offset,
-                      struct placer_fill *fill, uint64_t *done)
-{
-    return placer_place(placers, own, block->hva + offset, fill, done);
-}
-
 const struct place_ops place_copy_ops = {
     .name = "copy",
     .data = copy_data,
     .zero = copy_zero,
 };
 
+/* Whole huge pages by QEMU's placers, see place_slot(); the rest is copied. */
 const struct place_ops place_move_ops = {
     .name = "move",
     .huge = true,
-    .whole = move_whole,
 };

@@ -158,12 +158,6 @@ void placer_free(struct placer *placer)
     free(placer);
 }
 
-/* A slot of staging that is in use, and whose it is. */
-struct placer_slot {
-    uint64_t staging; /* its address, or 0 for none */
-    struct placer *owner;
-};
-
 /* Take a primed slot of @owner's for @user, if there is one. */
 static bool placer_take(struct placer *owner, const struct placer *user,
                         struct placer_slot *slot)
@@ -214,20 +208,23 @@ static bool placer_pick(struct placer_pool *pool, struct placer *user,
     return placer_take(user, user, slot);
 }
 
-/* The pages of @data between @buffer and the slot at @slot, by @copy. */
-static bool
-placer_copy(const struct placer *placer, uint64_t slot, const uint64_t *data,
-            uint8_t *buffer,
+/* The pages that @fill names between its buffer and the slot, by @copy. */
+static int
+placer_copy(const struct placer_slot *slot, const struct placer_fill *fill,
             ssize_t (*copy)(pid_t pid, const struct iovec *local,
                             unsigned long locals, const struct iovec *remote,
                             unsigned long remotes, unsigned long flags))
 {
     struct iovec local[MASK_MAX_RUNS], remote[MASK_MAX_RUNS];
-    unsigned count = mask_iovecs(data, PLACER_SLOT_PAGES, buffer, local);
+    unsigned count =
+        mask_iovecs(fill->data, PLACER_SLOT_PAGES, fill->buffer, local);
 
-    mask_iovecs(data, PLACER_SLOT_PAGES, (void *)(uintptr_t)slot, remote);
-    return copy(placer->pid, local, count, remote, count, 0) ==
-           (ssize_t)(mask_count(data) * PAGE_BYTES);
+    mask_iovecs(fill->data, PLACER_SLOT_PAGES, (void *)(uintptr_t)slot->staging,
+                remote);
+    return copy(slot->owner->pid, local, count, remote, count, 0) ==
+                   (ssize_t)(mask_count(fill->data) * PAGE_BYTES)
+               ? 0
+               : -EPIPE;
 }
 
 /* Is it the network that one waits for, and not QEMU? */
@@ -239,15 +236,18 @@ static bool placer_waits_for(int fd)
            errno == EAGAIN;
 }
 
-/* Wait for the answer to the command that moves. Return 0, or a positive errno
- * if none comes: ESRCH if QEMU has left, EIO otherwise. */
-static int placer_await(struct placer *placer, int fd,
+/* Wait for the answer to a command, which is waiting itself for the network at
+ * @fd, if that is not -1; if it @must come, for as long as QEMU is there.
+ * Return 0, or a positive errno if none comes: ESRCH if QEMU has left, EIO
+ * otherwise.
+ */
+static int placer_await(struct placer *placer, int fd, bool must,
                         struct placer_answer *answer)
 {
     int got;
 
     while ((got = placer_answer(placer, answer, 0)) != 1) {
-        if (got == -EAGAIN && !placer_waits_for(fd)) /* PLACER_ANSWER_MS */
+        if (got == -EAGAIN && !must && !placer_waits_for(fd))
             placer->broken = true;
         if (placer->broken)
             return got == -ESRCH ? ESRCH : EIO;
@@ -255,57 +255,79 @@ static int placer_await(struct placer *placer, int fd,
     return 0;
 }
 
-static int placer_use(struct placer *placer, uint64_t slot, uint64_t hva,
-                      struct placer_fill *fill, uint64_t *done)
+/* Have QEMU receive into the slot. */
+static int placer_receive(struct placer_pool *pool, struct placer *placer,
+                          const struct placer_fill *fill,
+                          const struct placer_slot *slot)
 {
-    bool receive = fill->fd >= 0;
     struct placer_command command = {
-        .op = htobe32(receive ? PLACER_RECEIVE : PLACER_MOVE),
-        .staging = htobe64(slot),
+        .op = htobe32(PLACER_RECEIVE),
+        .staging = htobe64(slot->staging),
+        .length = htobe64(PLACER_SLOT_BYTES),
+    };
+    uint64_t bytes = (uint64_t)mask_count(fill->data) * PAGE_BYTES;
+    struct placer_answer answer;
+    int lost;
+
+    memcpy(command.pages, fill->data, sizeof(command.pages));
+    placer_command(placer, &command, fill->fd);
+    lost = placer_await(placer, fill->fd, false, &answer);
+    if (lost)
+        return lost == ESRCH ? -ESRCH : -EPIPE;
+    if (answer.error == EBADF)
+        pool->deaf = true;
+    if (!answer.error && answer.received == bytes)
+        return 0;
+    return answer.received ? -EPIPE : -EAGAIN;
+}
+
+int placer_fill(struct placer_pool *pool, unsigned own,
+                const struct placer_fill *fill, struct placer_slot *slot)
+{
+    struct placer *placer = pool->placers[own];
+    int ret;
+
+    placer_ready(placer);
+    if (placer->broken || !placer_pick(pool, placer, slot))
+        return -EAGAIN;
+    if (fill->fd >= 0)
+        ret = placer_receive(pool, placer, fill, slot);
+    else
+        ret = placer_copy(slot, fill, process_vm_writev) ? -EAGAIN : 0;
+    if (ret)
+        placer_done(pool, own, slot);
+    return ret;
+}
+
+int placer_move(struct placer_pool *pool, unsigned own,
+                const struct placer_slot *slot, uint64_t hva,
+                const uint64_t *there)
+{
+    struct placer *placer = pool->placers[own];
+    struct placer_command command = {
+        .op = htobe32(PLACER_MOVE),
+        .staging = htobe64(slot->staging),
         .hva = htobe64(hva),
         .length = htobe64(PLACER_SLOT_BYTES),
     };
     struct placer_answer answer;
     int lost;
 
-    if (!receive &&
-        !placer_copy(placer, slot, fill->data, fill->buffer, process_vm_writev))
-        return EIO;
-    memcpy(command.pages, fill->data, sizeof(command.pages));
-    placer_command(placer, &command, fill->fd);
-    lost = placer_await(placer, fill->fd, &answer);
-    if (lost && !receive)
-        return EIO;
-    if (lost) /* with what the placer has taken */
-        return lost == EIO ? EPIPE : lost;
-    *done = answer.done;
-    if (receive && answer.received) {
-        fill->taken =
-            answer.received == (uint64_t)mask_count(fill->data) * PAGE_BYTES;
-        if (!fill->taken ||
-            (answer.error && !placer_copy(placer, slot, fill->data,
-                                          fill->buffer, process_vm_readv)))
-            return EPIPE;
-    }
-    return (int)answer.error;
+    memcpy(command.pages, there, sizeof(command.pages));
+    placer_command(placer, &command, -1);
+    /* A late one would throw away what has been placed there meanwhile. */
+    lost = placer_await(placer, -1, mask_count(there), &answer);
+    return lost ? lost : (int)answer.error;
 }
 
-int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva,
-                 struct placer_fill *fill, uint64_t *done)
+int placer_read(const struct placer_slot *slot, const struct placer_fill *fill)
 {
-    struct placer *placer = pool->placers[own];
-    struct placer_slot slot;
-    int error;
+    return placer_copy(slot, fill, process_vm_readv);
+}
 
-    fill->taken = false;
-    *done = 0;
-    placer_ready(placer);
-    if (placer->broken || !placer_pick(pool, placer, &slot))
-        return EIO;
-    error = placer_use(placer, slot.staging, hva, fill, done);
-    placer_give_back(&slot, placer);
-    placer_prime(placer, PLACER_PRIME_BEHIND);
-    if (error == EBADF)
-        pool->deaf = true;
-    return error;
+void placer_done(struct placer_pool *pool, unsigned own,
+                 const struct placer_slot *slot)
+{
+    placer_give_back(slot, pool->placers[own]);
+    placer_prime(pool->placers[own], PLACER_PRIME_BEHIND);
 }

@@ -54,6 +54,12 @@ void placer_expect(struct placer *placer, uint64_t uses);
 /** placer_free() - close; QEMU gives up the staging. NULL is fine. */
 void placer_free(struct placer *placer);
 
+/* A slot of staging that is in use, and whose it is. */
+struct placer_slot {
+    uint64_t staging; /* its address */
+    struct placer *owner;
+};
+
 /* What a slot is to hold: the pages that `data` names, and zeros. Their bytes
  * are in `buffer`, each at its place in the slot, or still to come, in their
  * order, from the stream socket `fd`, if that is not -1. */
@@ -61,22 +67,41 @@ struct placer_fill {
     const uint64_t *data; /* mask of the slot's pages */
     uint8_t *buffer;
     int fd;
-    bool taken; /* result: the bytes have been taken from `fd` */
 };
 
 /**
- * placer_place() - fill a slot and move it to @hva, as one piece.
+ * placer_fill() - take a primed slot and fill it.
  * @own: index of the calling thread's placer in @pool
- * @fill: if its bytes have been taken from the socket and were not moved, they
- *        are in the buffer
- * @done: result: bytes that moved
+ * @slot: result: the slot, until placer_done()
  *
  * Any thread; blocks until QEMU has answered, and for as long as the socket is
- * quiet. Return: 0 or a positive errno: of the kernel's move; EIO if no placer
- * is of use any more; ESRCH if QEMU has left; EBADF if it cannot use the
- * socket; or EPIPE if some of the bytes are lost.
+ * quiet. Return: 0; -EAGAIN if there is no slot, and nothing has been taken
+ * from the socket; -EPIPE if bytes of it are lost; -ESRCH if QEMU has left with
+ * them.
  */
-int placer_place(struct placer_pool *pool, unsigned own, uint64_t hva,
-                 struct placer_fill *fill, uint64_t *done);
+int placer_fill(struct placer_pool *pool, unsigned own,
+                const struct placer_fill *fill, struct placer_slot *slot);
+
+/**
+ * placer_move() - move a filled slot to @hva, as one piece.
+ * @there: mask of the pages that the guest has: they become the slot's; nobody
+ *         may place a page of the range at the same time
+ *
+ * Any thread; blocks until QEMU has answered. Return: 0 or a positive errno: of
+ * the kernel's moves; EIO if the placer is of no use any more; ESRCH if QEMU
+ * has left.
+ */
+int placer_move(struct placer_pool *pool, unsigned own,
+                const struct placer_slot *slot, uint64_t hva,
+                const uint64_t *there);
+
+/** placer_read() - the slot's pages that @fill names into its buffer. Any
+ * thread. Return: 0 or -EPIPE. */
+int placer_read(const struct placer_slot *slot, const struct placer_fill *fill);
+
+/** placer_done() - give @slot up, whether it has moved or not; the owner primes
+ * it for the next one. The thread that filled it. */
+void placer_done(struct placer_pool *pool, unsigned own,
+                 const struct placer_slot *slot);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -28,7 +29,9 @@ static const struct {
     {UFFD_FEATURE_REMAP, "remap"},
 };
 
-static uint64_t kernel_features; /* once checked */
+/* Once checked. */
+static uint64_t kernel_features;
+static bool frees_page_tables;
 
 /* What the kernel grants to a new userfaultfd; -errno if there is none. */
 static int probe_features(uint64_t *granted)
@@ -43,6 +46,44 @@ static int probe_features(uint64_t *granted)
         return -errno;
     *granted = api.features;
     return 0;
+}
+
+/* What the process's page tables take, in KiB. */
+static unsigned long probe_tables(void)
+{
+    AUTO_FCLOSE FILE *status = fopen("/proc/self/status", "re");
+    unsigned long kib = 0;
+    char line[128];
+
+    while (status && fgets(line, sizeof(line), status))
+        if (sscanf(line, "VmPTE: %lu", &kib) == 1)
+            break;
+    return kib;
+}
+
+/* Ref: CONFIG_PT_RECLAIM, since Linux 6.14. */
+static bool probe_tables_freed(void)
+{
+    uint8_t *map = mmap(NULL, 2 * HUGE_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *huge = (uint8_t *)align_up((uintptr_t)map, HUGE_BYTES);
+    unsigned long before;
+    bool freed;
+
+    if (map == MAP_FAILED)
+        return false;
+    madvise(huge, HUGE_BYTES, MADV_NOHUGEPAGE);
+    *huge = 1;
+    before = probe_tables();
+    madvise(huge, HUGE_BYTES, MADV_DONTNEED);
+    freed = probe_tables() < before;
+    munmap(map, 2 * HUGE_BYTES);
+    return freed;
+}
+
+bool probe_frees_page_tables(void)
+{
+    return frees_page_tables;
 }
 
 uint64_t probe_granted(void)
@@ -73,6 +114,7 @@ void probe_check(void)
 {
     int ret = probe_features(&kernel_features);
 
+    frees_page_tables = probe_tables_freed();
     if (ret == -ENOSYS)
         die("this kernel has no userfaultfd: it needs CONFIG_USERFAULTFD");
     if (ret == -EPERM || ret == -EACCES)
@@ -114,6 +156,8 @@ void probe_print(void)
     for (unsigned i = 0; i < ARRAY_SIZE(features); i++)
         printf("  %-20s %s\n", features[i].name,
                granted & features[i].bit ? "yes" : "no");
+    printf("page tables left empty: %s\n",
+           probe_tables_freed() ? "freed" : "kept");
     puts("engine by kind of guest memory, with the QEMU of this project:");
     for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
         printf("  %-32s %s\n", kinds[i].name,

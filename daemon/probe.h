@@ -23,6 +23,11 @@ void probe_check(void);
  * UFFDIO_API grants them to each; after probe_check(). */
 uint64_t probe_granted(void);
 
+/** probe_frees_page_tables() - does this kernel free a page table that
+ * MADV_DONTNEED has left empty, so that a huge page can be moved to its place?
+ * After probe_check(). */
+bool probe_frees_page_tables(void);
+
 /** probe_print() - print features, and which engine each kind of memory gets.
  */
 void probe_print(void);

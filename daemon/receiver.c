@@ -9,6 +9,7 @@
 #include "collapse.h"
 #include "fault.h"
 #include "frame.h"
+#include "probe.h"
 #include "staging.h"
 #include "thread.h"
 
@@ -220,128 +221,14 @@ static int place_pages(struct receive_thread *thread,
     return ret ? arrival_stuck(arrival, ret) : 0;
 }
 
-static int try_whole(struct receive_thread *thread,
-                     const struct arrival *arrival, struct placer_fill *fill)
+/* May it become a huge page although the guest has some of its pages? */
+static bool arrival_merges(const struct receive_thread *thread,
+                           const struct arrival *arrival)
 {
-    struct receiver *receiver = thread->receiver;
-    const struct frame *frame = arrival->frame;
+    const struct receiver *receiver = thread->receiver;
 
-    return place_whole(
-        &receiver->target, receiver->engines[frame->block->index],
-        receiver->placers, (unsigned)(thread - receiver->threads), frame->block,
-        frame->offset, fill);
-}
-
-/* try_whole() returned @ret. If the bytes are still to be placed, all are in
- * @fill's buffer. */
-static int after_whole(struct receive_thread *thread,
-                       const struct arrival *arrival,
-                       const struct placer_fill *fill, int ret)
-{
-    if (ret == -EAGAIN)
-        return place_pages(thread, arrival, fill->buffer);
-    if (ret == -EPIPE)
-        return lost_within_frame(arrival->error, -ECONNRESET);
-    if (ret)
-        return arrival_stuck(arrival, ret);
-    atomic_fetch_add(&thread->receiver->target.stats->huge_pages, 1);
-    return 0;
-}
-
-/* Shared memory, with what has been decrypted. QEMU can pull it away: the
- * kernel, which says so, writes it. */
-static int fill_shared(const struct arrival *arrival, const uint8_t *from,
-                       uint8_t *to)
-{
-    struct iovec local[MASK_MAX_RUNS], remote[MASK_MAX_RUNS];
-    unsigned pages = frame_pages(arrival->frame);
-    unsigned count = mask_iovecs(arrival->want_data, pages, from, local);
-    ssize_t done;
-
-    mask_iovecs(arrival->want_data, pages, to, remote);
-    done = process_vm_writev(getpid(), local, count, remote, count, 0);
-    if (done < 0)
-        return -errno;
-    return done == (ssize_t)(mask_count(arrival->want_data) * PAGE_BYTES)
-               ? 0
-               : -EFAULT;
-}
-
-/* Shared memory: off the network into where it stays. */
-static int receive_in_place(struct receive_thread *thread,
-                            const struct arrival *arrival)
-{
-    const struct frame *frame = arrival->frame;
-    uint8_t *place = (uint8_t *)frame->block->map + frame->offset;
-    bool copies = channel_copies(&thread->channel);
-    uint8_t *to = copies ? thread->worker.buffer : place;
-    int ret = receive_payload(thread, arrival, to);
-
-    if (ret)
-        return ret;
-    if (copies) {
-        ret = fill_shared(arrival, to, place);
-        if (ret)
-            return arrival_stuck(arrival, ret);
-    }
-    pagemap_received(&thread->receiver->map, frame_first_page(frame),
-                     frame_pages(frame), arrival->want_data);
-    return place_pages(thread, arrival, to);
-}
-
-/* Off the network into the thread's buffer, and copied from there. */
-static int receive_pages(struct receive_thread *thread,
-                         const struct arrival *arrival)
-{
-    uint8_t *buffer = thread->worker.buffer;
-    int ret = receive_payload(thread, arrival, buffer);
-
-    return ret ? ret : place_pages(thread, arrival, buffer);
-}
-
-/* A huge page: off the network into staging here, and remapped. */
-static int receive_into_staging(struct receive_thread *thread,
-                                const struct arrival *arrival)
-{
-    struct placer_fill fill = {.data = arrival->want_data,
-                               .buffer = staging_take(thread->staging),
-                               .fd = -1};
-    int ret;
-
-    if (!fill.buffer)
-        return receive_pages(thread, arrival);
-    ret = receive_payload(thread, arrival, fill.buffer);
-    if (!ret)
-        ret = after_whole(thread, arrival, &fill,
-                          try_whole(thread, arrival, &fill));
-    staging_release(thread->staging);
-    return ret;
-}
-
-/* A huge page: off the network into staging in QEMU, by QEMU's placer if the
- * socket can be lent, and moved. */
-static int receive_through_placer(struct receive_thread *thread,
-                                  const struct arrival *arrival)
-{
-    struct placer_fill fill = {
-        .data = arrival->want_data, .buffer = thread->worker.buffer, .fd = -1};
-    int ret = -EAGAIN;
-
-    if (!thread->receiver->placers->deaf)
-        fill.fd = channel_lend(&thread->channel);
-    if (fill.fd >= 0)
-        ret = try_whole(thread, arrival, &fill);
-    if (fill.taken)
-        channel_lent(&thread->channel,
-                     (uint64_t)mask_count(fill.data) * PAGE_BYTES);
-    if (ret == -EAGAIN && !fill.taken) {
-        fill.fd = -1;
-        ret = receive_payload(thread, arrival, fill.buffer);
-        if (ret)
-            return ret;
-        ret = try_whole(thread, arrival, &fill);
-    }
-    return after_whole(thread, arrival, &fill, ret);
+    return place_merges(&receiver->target,
+                        receiver->engines[arrival->frame->block->index]);
 }
 
 /* Back ends see only what the page map knows of; see faulters_show(). */
@@ -382,8 +269,10 @@ static void count_whole(struct receiver *receiver, uint64_t waited_ns)
 
     if (waited_ns == UINT64_MAX)
         return;
-    if (!stats->wholes || waited_ns < stats->whole_min_ns)
-        stats->whole_min_ns = waited_ns;
+    if (!stats->wholes || waited_ns < stats->whole_ns)
+        stats->whole_ns = waited_ns;
+    else
+        stats->whole_ns = (15 * stats->whole_ns + waited_ns) / 16;
     stats->wholes++;
 }
 
@@ -418,14 +307,210 @@ static void arrival_placed(struct receive_thread *thread,
         thread_status_poke(&receiver->status);
 }
 
-/* Is it a huge page of which nothing is there yet? */
-static bool arrival_is_whole(const struct arrival *arrival)
+/* As one huge page. */
+static void arrival_placed_whole(struct receive_thread *thread,
+                                 struct arrival *arrival)
+{
+    struct receiver *receiver = thread->receiver;
+    struct stats *stats = receiver->target.stats;
+
+    atomic_fetch_add(&stats->huge_pages, 1);
+    if (collapser_forget(&receiver->collapser,
+                         frame_first_page(arrival->frame)))
+        atomic_fetch_sub(&stats->pieces, 1);
+    arrival_placed(thread, arrival);
+}
+
+/* Page by page, out of @from. */
+static int place_arrival(struct receive_thread *thread, struct arrival *arrival,
+                         const uint8_t *from)
+{
+    struct receiver *receiver = thread->receiver;
+    uint64_t first = frame_first_page(arrival->frame);
+    bool merges = arrival_merges(thread, arrival);
+    int ret;
+
+    if (merges)
+        pagemap_enter(&receiver->map, first);
+    ret = place_pages(thread, arrival, from);
+    if (!ret)
+        arrival_placed(thread, arrival);
+    if (merges)
+        pagemap_leave(&receiver->map, first);
+    return ret;
+}
+
+/* Shared memory, with what has been decrypted. QEMU can pull it away: the
+ * kernel, which says so, writes it. */
+static int fill_shared(const struct arrival *arrival, const uint8_t *from,
+                       uint8_t *to)
+{
+    struct iovec local[MASK_MAX_RUNS], remote[MASK_MAX_RUNS];
+    unsigned pages = frame_pages(arrival->frame);
+    unsigned count = mask_iovecs(arrival->want_data, pages, from, local);
+    ssize_t done;
+
+    mask_iovecs(arrival->want_data, pages, to, remote);
+    done = process_vm_writev(getpid(), local, count, remote, count, 0);
+    if (done < 0)
+        return -errno;
+    return done == (ssize_t)(mask_count(arrival->want_data) * PAGE_BYTES)
+               ? 0
+               : -EFAULT;
+}
+
+/* Shared memory: off the network into where it stays. */
+static int receive_in_place(struct receive_thread *thread,
+                            struct arrival *arrival)
 {
     const struct frame *frame = arrival->frame;
+    uint8_t *place = (uint8_t *)frame->block->map + frame->offset;
+    bool copies = channel_copies(&thread->channel);
+    uint8_t *to = copies ? thread->worker.buffer : place;
+    int ret = receive_payload(thread, arrival, to);
 
-    return frame->offset % HUGE_BYTES == 0 && frame->kind != FRAME_ZERO &&
-           mask_count(arrival->want_data) + mask_count(arrival->want_zero) ==
-               FRAME_MAX_PAGES;
+    if (ret)
+        return ret;
+    if (copies) {
+        ret = fill_shared(arrival, to, place);
+        if (ret)
+            return arrival_stuck(arrival, ret);
+    }
+    pagemap_received(&thread->receiver->map, frame_first_page(frame),
+                     frame_pages(frame), arrival->want_data);
+    return place_arrival(thread, arrival, to);
+}
+
+/* Off the network into the thread's buffer, and copied from there. */
+static int receive_pages(struct receive_thread *thread, struct arrival *arrival)
+{
+    uint8_t *buffer = thread->worker.buffer;
+    int ret = receive_payload(thread, arrival, buffer);
+
+    return ret ? ret : place_arrival(thread, arrival, buffer);
+}
+
+/* A huge page: off the network into staging here, and remapped. */
+static int receive_into_staging(struct receive_thread *thread,
+                                struct arrival *arrival)
+{
+    struct receiver *receiver = thread->receiver;
+    const struct frame *frame = arrival->frame;
+    uint8_t *slot = staging_take(thread->staging);
+    int ret;
+
+    if (!slot)
+        return receive_pages(thread, arrival);
+    ret = receive_payload(thread, arrival, slot);
+    if (!ret) {
+        ret = place_data(&receiver->target,
+                         receiver->engines[frame->block->index], frame->block,
+                         frame->offset, HUGE_BYTES, slot);
+        if (ret)
+            arrival_stuck(arrival, ret);
+        else
+            arrival_placed_whole(thread, arrival);
+    }
+    staging_release(thread->staging);
+    return ret;
+}
+
+/* Off the network into staging in QEMU, by QEMU's placer if the socket can be
+ * lent. Return: 0; -EAGAIN if there is none, and the bytes are in the buffer;
+ * or what went wrong. */
+static int fill_slot(struct receive_thread *thread,
+                     const struct arrival *arrival, struct placer_fill *fill,
+                     struct placer_slot *slot)
+{
+    struct placer_pool *placers = thread->receiver->placers;
+    unsigned own = (unsigned)(thread - thread->receiver->threads);
+    int ret = -EAGAIN;
+
+    if (!placers->deaf)
+        fill->fd = channel_lend(&thread->channel);
+    if (fill->fd >= 0)
+        ret = placer_fill(placers, own, fill, slot);
+    if (!ret)
+        channel_lent(&thread->channel,
+                     (uint64_t)mask_count(fill->data) * PAGE_BYTES);
+    if (ret == -EAGAIN) {
+        fill->fd = -1;
+        ret = receive_payload(thread, arrival, fill->buffer);
+        return ret ? ret : placer_fill(placers, own, fill, slot);
+    }
+    if (ret == -EPIPE)
+        return lost_within_frame(arrival->error, -ECONNRESET);
+    return ret ? arrival_stuck(arrival, ret) : 0;
+}
+
+/* The slot takes the place of what the guest has of it. Return: 0; -EAGAIN if
+ * its pages are to be copied: one is still on its way, or it does not move. */
+static int move_slot(struct receive_thread *thread, struct arrival *arrival,
+                     const struct placer_slot *slot)
+{
+    struct receiver *receiver = thread->receiver;
+    const struct frame *frame = arrival->frame;
+    uint64_t first = frame_first_page(frame);
+    uint64_t there[PAGESET_MASK_WORDS], absent = 0, present = 0;
+    int ret = -EAGAIN;
+
+    pagemap_enter(&receiver->map, first);
+    mask_fill(there, FRAME_MAX_PAGES);
+    pagemap_want(&receiver->map, first, FRAME_MAX_PAGES, there, false);
+    for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++) {
+        absent |= there[i] & ~(arrival->data[i] | arrival->zero[i]);
+        there[i] = ~there[i];
+        present |= there[i];
+    }
+    if (!absent && (!present || arrival_merges(thread, arrival)))
+        ret = place_slot(&receiver->target, receiver->placers,
+                         (unsigned)(thread - receiver->threads), slot,
+                         frame->block, frame->offset, there);
+    if (!ret)
+        arrival_placed_whole(thread, arrival);
+    pagemap_leave(&receiver->map, first);
+    return ret;
+}
+
+/* A huge page: into a slot of staging in QEMU, and moved there. */
+static int receive_through_placer(struct receive_thread *thread,
+                                  struct arrival *arrival)
+{
+    struct placer_pool *placers = thread->receiver->placers;
+    unsigned own = (unsigned)(thread - thread->receiver->threads);
+    struct placer_fill fill = {
+        .data = arrival->data, .buffer = thread->worker.buffer, .fd = -1};
+    struct placer_slot slot;
+    int ret = fill_slot(thread, arrival, &fill, &slot);
+
+    if (ret == -EAGAIN)
+        return place_arrival(thread, arrival, fill.buffer);
+    if (ret)
+        return ret;
+    ret = move_slot(thread, arrival, &slot);
+    if (ret == -ESRCH)
+        arrival_stuck(arrival, ret);
+    if (ret == -EAGAIN)
+        ret = placer_read(&slot, &fill)
+                  ? lost_within_frame(arrival->error, -ECONNRESET)
+                  : place_arrival(thread, arrival, fill.buffer);
+    placer_done(placers, own, &slot);
+    return ret;
+}
+
+/* Is it a huge page, of which nothing is there yet, or not so much that to take
+ * it out of the guest costs more than to copy the rest? */
+static bool arrival_is_whole(const struct receive_thread *thread,
+                             const struct arrival *arrival)
+{
+    const struct frame *frame = arrival->frame;
+    unsigned pages =
+        mask_count(arrival->want_data) + mask_count(arrival->want_zero);
+
+    return frame->length == HUGE_BYTES && frame->offset % HUGE_BYTES == 0 &&
+           frame->kind != FRAME_ZERO &&
+           (pages == FRAME_MAX_PAGES ||
+            (pages >= FRAME_MAX_PAGES / 4 && arrival_merges(thread, arrival)));
 }
 
 /* From the network into the guest: the way that pages go. */
@@ -440,7 +525,6 @@ static int receive_range(struct receive_thread *thread,
         .frame = frame, .data = data, .zero = zero, .error = error};
     uint64_t first = frame_first_page(frame);
     unsigned pages = frame_pages(frame);
-    int ret;
 
     memcpy(arrival.want_data, data, sizeof(arrival.want_data));
     memcpy(arrival.want_zero, zero, sizeof(arrival.want_zero));
@@ -449,16 +533,12 @@ static int receive_range(struct receive_thread *thread,
     pagemap_want(&receiver->map, first, pages, arrival.want_zero,
                  ops->in_place);
     if (ops->in_place)
-        ret = receive_in_place(thread, &arrival);
-    else if (!ops->huge || !arrival_is_whole(&arrival))
-        ret = receive_pages(thread, &arrival);
-    else if (ops->staged)
-        ret = receive_into_staging(thread, &arrival);
-    else
-        ret = receive_through_placer(thread, &arrival);
-    if (!ret)
-        arrival_placed(thread, &arrival);
-    return ret;
+        return receive_in_place(thread, &arrival);
+    if (!ops->huge || !arrival_is_whole(thread, &arrival))
+        return receive_pages(thread, &arrival);
+    if (ops->staged)
+        return receive_into_staging(thread, &arrival);
+    return receive_through_placer(thread, &arrival);
 }
 
 static int receive_sparse(struct receive_thread *thread,
@@ -540,6 +620,7 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
     int ret;
 
     receiver->target.uffd = uffd;
+    receiver->target.merges = probe_frees_page_tables();
     receiver->faulters = faulters;
     receiver->engines = engines;
     receiver->placers = placers;

@@ -44,8 +44,9 @@ struct stats {
     struct stats_faulter faulters[STATS_MAX_FAULTERS];
     struct histogram latency; /* of faults: read from the uffd to placed */
     /* Huge pages that were fetched whole for a fault, and the shortest time
-     * that took: what the link can do when nothing else is in the way. */
-    _Atomic uint64_t wholes, whole_min_ns;
+     * that takes: what the link can do when nothing else is in the way. A
+     * longer one moves it by a sixteenth. */
+    _Atomic uint64_t wholes, whole_ns;
 };
 
 /** histogram_add() - count one value. Any thread. */

@@ -25,11 +25,14 @@ enum placer_op {
     /* Throw away what the slots hold that begin at `staging` and have `length`
      * bytes, and give each a huge page of zeros. The placer's own slots. */
     PLACER_PRIME = 1,
-    /* UFFDIO_MOVE the first `length` bytes of the slot at `staging`, any
-     * placer's, to `hva`, and wake. */
+    /* UFFDIO_MOVE the slot at `staging`, any placer's, to `hva`, and wake. The
+     * pages that `pages` names the guest has already: they are taken out of it
+     * into the slot first, so that it moves as one piece, and are the guest's
+     * again if it does not. */
     PLACER_MOVE = 2,
-    /* Before that take the bytes of the slot's pages that `pages` names, in
-     * their order, from the stream socket that comes with the packet. */
+    /* Take the bytes of the pages that `pages` names, of the slot at `staging`,
+     * any placer's, in their order, from the stream socket that comes with the
+     * packet. */
     PLACER_RECEIVE = 3,
 };
 
@@ -37,11 +40,10 @@ struct placer_command {
     uint32_t op;       /* enum placer_op */
     uint32_t reserved; /* 0 */
     uint64_t staging;  /* address of a slot */
-    uint64_t hva;      /* but PRIME: a multiple of 4 KiB, in a registered block */
-    uint64_t length;   /* bytes; PRIME: whole slots; else: whole pages of 4 KiB,
-                          at most a slot */
-    uint8_t pages[64]; /* RECEIVE: a bit for each page of the slot, beginning
-                          with the lowest of the first byte */
+    uint64_t hva;      /* MOVE: a multiple of 4 KiB, in a registered block */
+    uint64_t length;   /* bytes: a slot; PRIME: whole slots */
+    uint8_t pages[64]; /* MOVE, RECEIVE: a bit for each page of the slot,
+                          beginning with the lowest of the first byte */
 } __attribute__((packed));
 
 struct placer_answer {

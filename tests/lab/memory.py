@@ -197,3 +197,17 @@ def read_block(pid, hva, length):
         for offset in range(0, length, HUGE):
             yield os.pread(memory.fileno(), min(HUGE, length - offset),
                            hva + offset)
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+def read_memory(pid, address, length):
+    """Reads another process's memory, as far as there is some, and waits where a
+    userfaultfd has it wait; the pages are pinned until all have been read."""
+    local = ctypes.create_string_buffer(length)
+    here = _Iovec(ctypes.addressof(local), length)
+    there = _Iovec(address, length)
+    return _libc.process_vm_readv(pid, ctypes.byref(here), 1,
+                                  ctypes.byref(there), 1, 0)

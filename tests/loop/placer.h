@@ -69,15 +69,54 @@ static uint32_t loop_placer_receive(const struct loop_placer *placer,
     return 0;
 }
 
-static uint32_t loop_placer_move(struct loop_placer *placer, uint64_t staging,
-                                 uint64_t hva, uint64_t length, uint64_t *done)
+static uint32_t loop_placer_move(struct loop_placer *placer, uint64_t from,
+                                 uint64_t to, uint64_t length)
 {
-    struct uffdio_move move = {.dst = hva, .src = staging, .len = length};
-    uint32_t error =
-        ioctl(*placer->uffd, UFFDIO_MOVE, &move) ? (uint32_t)errno : 0;
+    struct uffdio_move move = {.dst = to, .src = from, .len = length};
 
-    *done = move.move > 0 ? (uint64_t)move.move : 0;
+    return ioctl(*placer->uffd, UFFDIO_MOVE, &move) ? (uint32_t)errno : 0;
+}
+
+/* Take a page of the guest's into the slot, by way of registered memory. */
+static uint32_t loop_placer_take(struct loop_placer *placer, uint64_t hva,
+                                 uint64_t staging)
+{
+    void *taken = mmap(NULL, PLACER_PAGE_BYTES, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffdio_register reg = {
+        .range = {(uintptr_t)taken, PLACER_PAGE_BYTES},
+        .mode = UFFDIO_REGISTER_MODE_MISSING};
+    uint32_t error =
+        taken == MAP_FAILED || ioctl(*placer->uffd, UFFDIO_REGISTER, &reg)
+            ? (uint32_t)errno
+            : loop_placer_move(placer, hva, (uintptr_t)taken,
+                               PLACER_PAGE_BYTES);
+
+    if (!error)
+        memcpy((void *)(uintptr_t)staging, taken, PLACER_PAGE_BYTES);
+    munmap(taken, PLACER_PAGE_BYTES);
     return error;
+}
+
+/* What cannot be taken is a failure of the test: the guest has lost it. */
+static uint32_t loop_placer_replace(struct loop_placer *placer,
+                                    const struct placer_command *command)
+{
+    uint64_t hva = be64toh(command->hva), staging = be64toh(command->staging);
+    bool any = false;
+
+    for (unsigned page = 0; page < PLACER_SLOT_BYTES / PLACER_PAGE_BYTES;
+         page++) {
+        if (!(command->pages[page / 8] >> page % 8 & 1))
+            continue;
+        any = true;
+        if (loop_placer_take(placer, hva + page * PLACER_PAGE_BYTES,
+                             staging + page * PLACER_PAGE_BYTES))
+            abort();
+    }
+    if (any)
+        madvise((void *)(uintptr_t)hva, PLACER_SLOT_BYTES, MADV_DONTNEED);
+    return loop_placer_move(placer, staging, hva, PLACER_SLOT_BYTES);
 }
 
 /* The next command, and the socket that comes with it, or -1. */
@@ -116,13 +155,12 @@ static void *loop_placer_main(void *opaque)
         if (be32toh(command.op) == PLACER_PRIME) {
             error = loop_placer_prime(staging, length);
             done = error ? 0 : length;
+        } else if (be32toh(command.op) == PLACER_RECEIVE) {
+            error = loop_placer_receive(placer, stream, staging, command.pages,
+                                        &received);
         } else {
-            if (be32toh(command.op) == PLACER_RECEIVE)
-                error = loop_placer_receive(placer, stream, staging,
-                                            command.pages, &received);
-            if (!error)
-                error = loop_placer_move(placer, staging, be64toh(command.hva),
-                                         length, &done);
+            error = loop_placer_replace(placer, &command);
+            done = error ? 0 : length;
         }
         if (stream >= 0)
             close(stream);

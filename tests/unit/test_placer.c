@@ -18,7 +18,7 @@ static struct {
     struct placer_pool pool;
     int end; /* the placer's */
     uint8_t *staging;
-    struct placer_answer answer; /* to the next command that moves */
+    struct placer_answer answer; /* to the next command */
     struct placer_command command;
     bool lent;   /* a descriptor came with it */
     bool leaves; /* instead of answering */
@@ -82,48 +82,81 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* Place two pages, from a socket or not, and have that answered. */
-static int place(bool receive, uint32_t error, uint64_t received,
-                 uint8_t *buffer, bool *taken)
+/* Fill a slot with two pages, from a socket, which has that answered, or not.
+ */
+static int fill(bool receive, uint32_t error, uint64_t received,
+                uint8_t *buffer, struct placer_slot *slot)
 {
-    struct placer_fill fill = {two_pages, buffer, receive ? it.end : -1, false};
-    uint64_t done;
+    struct placer_fill what = {two_pages, buffer, receive ? it.end : -1};
+    pthread_t thread;
+    int ret;
+
+    if (!receive)
+        return placer_fill(&it.pool, 0, &what, slot);
+    it.answer.error = htobe32(error);
+    it.answer.received = htobe64(received);
+    pthread_create(&thread, NULL, answer_one, NULL);
+    ret = placer_fill(&it.pool, 0, &what, slot);
+    pthread_join(thread, NULL);
+    return ret;
+}
+
+static int move(const struct placer_slot *slot, uint32_t error,
+                const uint64_t *there)
+{
     pthread_t thread;
     int ret;
 
     it.answer.error = htobe32(error);
-    it.answer.received = htobe64(received);
     pthread_create(&thread, NULL, answer_one, NULL);
-    ret = placer_place(&it.pool, 0, PLACER_SLOT_BYTES, &fill, &done);
+    ret = placer_move(&it.pool, 0, slot, PLACER_SLOT_BYTES, there);
     pthread_join(thread, NULL);
-    *taken = fill.taken;
     return ret;
 }
+
+static const uint64_t none[PAGESET_MASK_WORDS];
 
 static void lends_the_socket(void **state)
 {
     uint8_t buffer[3 * PAGE_BYTES];
-    bool taken;
+    struct placer_slot slot;
 
     (void)state;
-    assert_int_equal(place(true, 0, 2 * PAGE_BYTES, buffer, &taken), 0);
-    assert_true(taken && it.lent);
+    assert_int_equal(fill(true, 0, 2 * PAGE_BYTES, buffer, &slot), 0);
+    assert_true(it.lent);
     assert_int_equal(be32toh(it.command.op), PLACER_RECEIVE);
     assert_int_equal(be64toh(it.command.staging), (uintptr_t)it.staging);
+    assert_int_equal(it.command.pages[0], 1 | 1 << 2);
+}
+
+static void moves_what_it_has_filled(void **state)
+{
+    uint8_t buffer[3 * PAGE_BYTES];
+    struct placer_slot slot;
+
+    (void)state;
+    assert_int_equal(fill(true, 0, 2 * PAGE_BYTES, buffer, &slot), 0);
+    assert_int_equal(move(&slot, 0, two_pages), 0);
+    assert_false(it.lent);
+    assert_int_equal(be32toh(it.command.op), PLACER_MOVE);
+    assert_int_equal(be64toh(it.command.staging), (uintptr_t)it.staging);
+    assert_int_equal(be64toh(it.command.hva), PLACER_SLOT_BYTES);
+    assert_int_equal(be64toh(it.command.length), PLACER_SLOT_BYTES);
     assert_int_equal(it.command.pages[0], 1 | 1 << 2);
 }
 
 static void brings_back_what_did_not_move(void **state)
 {
     uint8_t buffer[3 * PAGE_BYTES];
-    bool taken;
+    struct placer_fill what = {two_pages, buffer, -1};
+    struct placer_slot slot;
 
     (void)state;
+    assert_int_equal(fill(true, 0, 2 * PAGE_BYTES, buffer, &slot), 0);
+    assert_int_equal(move(&slot, EEXIST, none), EEXIST);
     memset(buffer, 1, sizeof(buffer));
     memset(it.staging, 2, 3 * PAGE_BYTES);
-    assert_int_equal(place(true, EEXIST, 2 * PAGE_BYTES, buffer, &taken),
-                     EEXIST);
-    assert_true(taken);
+    assert_int_equal(placer_read(&slot, &what), 0);
     assert_int_equal(buffer[0], 2);
     assert_int_equal(buffer[PAGE_BYTES], 1);
     assert_int_equal(buffer[2 * PAGE_BYTES], 2);
@@ -132,55 +165,51 @@ static void brings_back_what_did_not_move(void **state)
 static void a_part_is_a_loss(void **state)
 {
     uint8_t buffer[3 * PAGE_BYTES];
-    bool taken;
+    struct placer_slot slot;
 
     (void)state;
-    assert_int_equal(place(true, ECONNRESET, PAGE_BYTES, buffer, &taken),
-                     EPIPE);
-    assert_false(taken);
+    assert_int_equal(fill(true, ECONNRESET, PAGE_BYTES, buffer, &slot), -EPIPE);
+    assert_int_equal(fill(true, 0, PAGE_BYTES, buffer, &slot), -EPIPE);
 }
 
 static void nothing_is_none(void **state)
 {
     uint8_t buffer[3 * PAGE_BYTES];
-    bool taken;
+    struct placer_slot slot;
 
     (void)state;
-    assert_int_equal(place(true, ECONNRESET, 0, buffer, &taken), ECONNRESET);
-    assert_false(taken || it.pool.deaf);
+    assert_int_equal(fill(true, ECONNRESET, 0, buffer, &slot), -EAGAIN);
+    assert_false(it.pool.deaf);
 }
 
-/* What it had taken is lost with it; what is here is not. */
+/* What it had taken is lost with it. */
 static void says_that_qemu_left(void **state)
 {
     uint8_t buffer[3 * PAGE_BYTES];
-    bool taken;
+    struct placer_slot slot;
 
     it.leaves = true;
-    assert_int_equal(place(true, 0, 0, buffer, &taken), ESRCH);
-    assert_false(taken);
+    assert_int_equal(fill(true, 0, 0, buffer, &slot), -ESRCH);
     assert_int_equal(tear_down(state), 0);
     assert_int_equal(set_up(state), 0);
+    assert_int_equal(fill(false, 0, 0, buffer, &slot), 0);
     it.leaves = true;
-    assert_int_equal(place(false, 0, 0, buffer, &taken), EIO);
+    assert_int_equal(move(&slot, 0, none), ESRCH);
 }
 
 /* The next bytes are received here, and written into staging. */
 static void remembers_who_cannot_use_it(void **state)
 {
     uint8_t buffer[3 * PAGE_BYTES];
-    bool taken;
+    struct placer_slot slot;
 
     (void)state;
-    assert_int_equal(place(true, EBADF, 0, buffer, &taken), EBADF);
-    assert_true(it.pool.deaf && !taken);
+    assert_int_equal(fill(true, EBADF, 0, buffer, &slot), -EAGAIN);
+    assert_true(it.pool.deaf);
     memset(buffer, 3, sizeof(buffer));
     memset(it.staging, 0, SLOTS * PLACER_SLOT_BYTES);
-    assert_int_equal(place(false, 0, 0, buffer, &taken), 0);
-    assert_int_equal(be32toh(it.command.op), PLACER_MOVE);
-    assert_int_equal(be64toh(it.command.staging),
-                     (uintptr_t)it.staging + PLACER_SLOT_BYTES);
-    assert_false(it.lent);
+    assert_int_equal(fill(false, 0, 0, buffer, &slot), 0);
+    assert_int_equal(slot.staging, (uintptr_t)it.staging + PLACER_SLOT_BYTES);
     assert_int_equal(it.staging[PLACER_SLOT_BYTES], 3);
     assert_int_equal(it.staging[PLACER_SLOT_BYTES + PAGE_BYTES], 0);
 }
@@ -189,14 +218,15 @@ static void remembers_who_cannot_use_it(void **state)
 static void no_slot_is_used_twice(void **state)
 {
     uint8_t buffer[3 * PAGE_BYTES];
-    struct placer_fill fill = {two_pages, buffer, -1, false};
-    uint64_t done;
-    bool taken;
+    struct placer_slot slot;
 
     (void)state;
-    for (unsigned i = 0; i < SLOTS; i++)
-        assert_int_equal(place(false, 0, 0, buffer, &taken), 0);
-    assert_int_equal(placer_place(&it.pool, 0, 0, &fill, &done), EIO);
+    for (unsigned i = 0; i < SLOTS; i++) {
+        assert_int_equal(fill(false, 0, 0, buffer, &slot), 0);
+        assert_int_equal(move(&slot, 0, none), 0);
+        placer_done(&it.pool, 0, &slot);
+    }
+    assert_int_equal(fill(false, 0, 0, buffer, &slot), -EAGAIN);
 }
 
 /* Take a command, and never answer. */
@@ -214,11 +244,10 @@ static void *leave(void *opaque)
 static void a_slot_in_doubt_stays_out(void **state)
 {
     uint8_t buffer[3 * PAGE_BYTES];
-    struct placer_fill fill = {two_pages, buffer, -1, false};
+    struct placer_fill what = {two_pages, buffer, -1};
+    struct placer_slot slot;
     struct placer *other;
     pthread_t thread;
-    uint64_t done;
-    bool taken;
     int fds[2];
 
     (void)state;
@@ -226,15 +255,17 @@ static void a_slot_in_doubt_stays_out(void **state)
     other = placer_new(fds[0], getpid(), 0, 1);
     it.pool.placers[it.pool.count++] = other;
     placer_expect(it.pool.placers[0], 2 * SLOTS);
+    assert_int_equal(placer_fill(&it.pool, 1, &what, &slot), 0);
+    assert_int_equal(slot.staging, (uintptr_t)it.staging);
     pthread_create(&thread, NULL, leave, &fds[1]);
-    assert_int_equal(placer_place(&it.pool, 1, 0, &fill, &done), EIO);
+    assert_int_equal(placer_move(&it.pool, 1, &slot, 0, none), ESRCH);
     pthread_join(thread, NULL);
-    assert_int_equal(be64toh(it.command.staging), (uintptr_t)it.staging);
-    assert_int_equal(place(false, 0, 0, buffer, &taken), 0);
-    assert_int_equal(be64toh(it.command.staging),
-                     (uintptr_t)it.staging + PLACER_SLOT_BYTES);
-    assert_int_equal(recv(it.end, &it.command, sizeof(it.command),
-                          MSG_DONTWAIT), -1);
+    placer_done(&it.pool, 1, &slot);
+    assert_int_equal(fill(false, 0, 0, buffer, &slot), 0);
+    assert_int_equal(slot.staging, (uintptr_t)it.staging + PLACER_SLOT_BYTES);
+    placer_done(&it.pool, 0, &slot);
+    assert_int_equal(
+        recv(it.end, &it.command, sizeof(it.command), MSG_DONTWAIT), -1);
     placer_free(other);
     close(fds[1]);
 }
@@ -243,6 +274,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(lends_the_socket, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(moves_what_it_has_filled, set_up,
+                                        tear_down),
         cmocka_unit_test_setup_teardown(brings_back_what_did_not_move, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_part_is_a_loss, set_up, tear_down),

@@ -94,8 +94,7 @@ static int begin(void **state)
                                  .page_size = PAGE_BYTES,
                                  .fd = -1};
     pidfd = (int)syscall(SYS_pidfd_open, guest.pid, 0);
-    guest.target.uffd =
-        (int)syscall(SYS_pidfd_getfd, pidfd, (int)hello[1], 0);
+    guest.target.uffd = (int)syscall(SYS_pidfd_getfd, pidfd, (int)hello[1], 0);
     close(pidfd);
     assert_true(guest.target.uffd >= 0);
     guest.target.stats = &guest.stats;
@@ -131,13 +130,10 @@ static uint8_t *filled_slot(uint64_t offset)
     return slot;
 }
 
-static int place_slot(uint64_t offset, uint8_t *slot)
+static int place_filled(uint64_t offset, uint8_t *slot)
 {
-    static const uint64_t all[PAGESET_MASK_WORDS];
-    struct placer_fill fill = {all, slot, -1, false};
-
-    return place_whole(&guest.target, PLACE_REMAP, NULL, 0, &guest.block,
-                       offset, &fill);
+    return place_data(&guest.target, PLACE_REMAP, &guest.block, offset,
+                      HUGE_BYTES, slot);
 }
 
 static void assert_page(uint64_t offset, uint8_t byte)
@@ -182,7 +178,7 @@ static void a_slot_moves_whole(void **state)
     for (uint64_t offset = 0; offset < GUEST_BYTES; offset += HUGE_BYTES) {
         uint8_t *slot = filled_slot(offset);
 
-        assert_int_equal(place_slot(offset, slot), 0);
+        assert_int_equal(place_filled(offset, slot), 0);
         staging_release(guest.staging);
     }
     assert_int_equal(huge_kib(), GUEST_BYTES >> 10);
@@ -199,11 +195,11 @@ static void pages_that_are_there_stay(void **state)
 
     (void)state;
     memset(page, 0xee, PAGE_BYTES);
-    assert_int_equal(place_data(&guest.target, PLACE_REMAP, &guest.block,
-                                there, PAGE_BYTES, page),
+    assert_int_equal(place_data(&guest.target, PLACE_REMAP, &guest.block, there,
+                                PAGE_BYTES, page),
                      0);
     munmap(page, PAGE_BYTES);
-    assert_int_equal(place_slot(0, filled_slot(0)), 0);
+    assert_int_equal(place_filled(0, filled_slot(0)), 0);
     staging_release(guest.staging);
     assert_page(there, 0xee);
     assert_page(there - PAGE_BYTES, mark(there - PAGE_BYTES));
@@ -227,7 +223,7 @@ static void a_pinned_slot_is_copied_and_counted(void **state)
     (void)state;
     assert_int_equal(pipe(fds), 0);
     assert_int_equal(vmsplice(fds[1], &iov, 1, 0), PAGE_BYTES);
-    assert_int_equal(place_slot(0, slot), 0);
+    assert_int_equal(place_filled(0, slot), 0);
     close(fds[0]);
     close(fds[1]);
     staging_release(guest.staging);
@@ -241,7 +237,7 @@ static void locked_staging_is_copied_and_counted(void **state)
 
     (void)state;
     assert_int_equal(mlock(slot, HUGE_BYTES), 0);
-    assert_int_equal(place_slot(HUGE_BYTES, slot), 0);
+    assert_int_equal(place_filled(HUGE_BYTES, slot), 0);
     assert_int_equal(munlock(slot, HUGE_BYTES), 0);
     assert_granule(HUGE_BYTES);
     assert_int_equal(guest.stats.fallback_pages, HUGE_BYTES / PAGE_BYTES);
@@ -253,7 +249,7 @@ static void staging_that_is_not_there_is_zero(void **state)
 
     (void)state;
     assert_int_equal(madvise(slot, HUGE_BYTES, MADV_DONTNEED), 0);
-    assert_int_equal(place_slot(0, slot), 0);
+    assert_int_equal(place_filled(0, slot), 0);
     assert_page(0, 0);
     assert_page(HUGE_BYTES - PAGE_BYTES, 0);
     assert_int_equal(guest.stats.fallback_pages, HUGE_BYTES / PAGE_BYTES);
@@ -290,7 +286,7 @@ static void a_dead_guest_is_gone(void **state)
     (void)state;
     kill(guest.pid, SIGKILL);
     waitpid(guest.pid, NULL, 0);
-    assert_int_equal(place_slot(0, filled_slot(0)), -ESRCH);
+    assert_int_equal(place_filled(0, filled_slot(0)), -ESRCH);
 }
 
 static void an_unmapped_guest_is_gone(void **state)
@@ -300,7 +296,7 @@ static void an_unmapped_guest_is_gone(void **state)
     (void)state;
     assert_int_equal(write(to_guest, &byte, 1), 1);
     assert_int_equal(read(from_guest, &byte, 1), 1);
-    assert_int_equal(place_slot(0, filled_slot(0)), -ESRCH);
+    assert_int_equal(place_filled(0, filled_slot(0)), -ESRCH);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)

@@ -28,7 +28,7 @@ from harness import ACCEL, Skip, main, require, test
 from lab import BACKENDS, Failed, Lab, placer, wait_until
 from lab.basics import BUILD, run as run_command
 from lab.daemon import lacks_remap
-from lab.memory import HUGE, read_block
+from lab.memory import HUGE, read_block, read_memory
 from lab.move import Move
 
 SMALL = {"guest": "tiny", "memory": "192M", "accel": ACCEL}
@@ -108,6 +108,70 @@ def huge_pages_stay_huge(precopy):
         require_whole(vm, move)
 
 
+@contextlib.contextmanager
+def reading(machine):
+    """A thread reads all of its memory, 2 MiB at once, and holds the pages that
+    are there until the last of them is."""
+    hva, length = machine.blocks()["ram0"]
+    over = threading.Event()
+
+    def read():
+        while not over.is_set():
+            for offset in range(0, length, HUGE):
+                read_memory(machine.pid, hva + offset, HUGE)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
+
+
+def moved_slowly(vm, beside=None):
+    """Moves it over a link that carries a huge page slowly: pages that the guest
+    waits for come ahead of it. Returns what the destination says of it."""
+    probed = run_command(str(BUILD / "remapd"), "--probe")
+    if "page tables left empty: freed" not in probed:
+        raise Skip("this kernel keeps page tables that are empty")
+    move = Move(vm, pager="required")
+    move.start()
+    wait_until(lambda: move.destination.qmp.find("RESUME"), "post-copy")
+    with beside(move.destination) if beside else contextlib.nullcontext():
+        move.wait()
+    require_whole(vm, move)
+    if move.engine() != "move":
+        raise Skip(f"engine {move.engine()}: pages do not come ahead")
+    return move.report("destination")
+
+
+@test
+def pages_come_ahead_of_their_huge_page():
+    with Lab(link="1gbit") as lab:
+        vm = lab.vm("ahead", backend="thp", **SMALL)
+        vm.start(pager="required")
+        report = moved_slowly(vm)
+        huge = report["huge_pages"]
+        print(f"# {report['faults']} faults, huge pages: {huge}")
+        require(report["faults"] > huge["whole"] + huge["pieces"],
+                "more granules than faults")
+        require(huge["whole"] > 5 * huge["pieces"],
+                f"in pieces: {huge['pieces']} of {huge['whole']}")
+
+
+@test
+def pinned_pages_stay_the_guests():
+    """Somebody reads QEMU's memory, and holds pages of a granule until the last
+    of them is there: they cannot be taken out of the guest."""
+    with Lab(link="1gbit") as lab:
+        vm = lab.vm("pinned", backend="thp", **SMALL)
+        vm.start(pager="required")
+        report = moved_slowly(vm, reading)
+        print(f"# copied after all: {report['pages']['fallback']} pages")
+        require(report["pages"]["fallback"] > 0, "nothing was pinned")
+
+
 def remapped():
     """Huge pages and single pages that UFFDIO_REMAP has moved on this host."""
     with open("/proc/vmstat", encoding="ascii") as lines:
@@ -172,23 +236,26 @@ def lies(machine):
                                    ("receive", placer.RECEIVE))
            for what, command in {
                "out of the guest": (hva, hva, slot),
-               "out of the stack": (stack & -slot, hva, 4096),
-               "half a slot on": (own + slot // 2, hva, 4096),
+               "out of the stack": (stack & -slot, hva, slot),
+               "half a slot on": (own + slot // 2, hva, slot),
                "out of what is before staging": (own - slot, hva, slot),
                "out of address 0": (0, hva, slot),
                "out of the largest slot": (2**64 - slot, hva, slot),
                "nothing": (own, hva, 0),
                "part of a page": (own, hva, 100),
+               "part of a slot": (own, hva, 4096),
                "more than a slot": (own, hva, slot + 4096),
                "the largest length": (own, hva, 2**64 - 4096),
-               "to address 0": (own, 0, slot),
-               "to QEMU's stack": (own, stack, 4096),
-               "before the block": (own, hva - 4096, slot),
-               "over the block's end": (own, hva + length - 4096, slot),
-               "behind the block": (own, hva + length, 4096),
-               "to the last page there is": (own, 2**64 - 4096, 4096),
-               "over the end of all": (own, 2**64 - 4096, slot),
-               "to a part of a page": (own, hva + 100, 4096),
+           }.items()},
+        **{f"move {what}": (placer.MOVE, own, *to)
+           for what, to in {
+               "to address 0": (0, slot),
+               "before the block": (hva - 4096, slot),
+               "over the block's end": (hva + length - 4096, slot),
+               "behind the block": (hva + length, slot),
+               "to QEMU's stack": (stack & -4096, slot),
+               "over the end of all": (2**64 - 4096, slot),
+               "to a part of a page": (hva + 100, slot),
            }.items()},
         "prime the guest": (placer.PRIME, hva, 0, slot),
         "prime all and one more": (placer.PRIME, own, 0, 1 << 40),
