@@ -56,8 +56,10 @@ MOVES = {
     **{f"random, {vcpus} vCPUs": ({"vcpus": vcpus}, {}, ("remapd", "native"), 1)
        for vcpus in (2, 4, 8)},
     "random, 10 Gb/s": ({}, {"link": "10gbit"}, ALL, 3),
-    "random, 1 Gb/s": ({}, {"link": "1gbit"}, ("remapd", "native", "preempt"),
-                       1),
+    "random, 10 Gb/s, 1 ms away": ({}, {"link": "10gbit+1ms"},
+                                   ("remapd", "native", "preempt"), 3),
+    "random, 1 Gb/s, 0.1 ms away": ({}, {"link": "1gbit+0.1ms"},
+                                    ("remapd", "native", "preempt"), 1),
 }
 QUICK_MOVES = ("random",)
 SIZES_MIB = (1024, 2048, 4096, 8192, 16384)
@@ -255,8 +257,9 @@ def sparse(gib):
 
 def scale(quick):
     """By the size of memory, nine pages in ten of it zero, by the size of a
-    sparse one, and by migrations at once. No guest: the daemons' own cost. The first of each size is not
-    counted: its memory may have to come from the host's host."""
+    sparse one, and by migrations at once. No guest: the daemons' own cost. The
+    first of each size is not counted: its memory may have to come from the
+    host's host."""
     sizes, at_once = [], []
     for size in SIZES_MIB[:2] if quick else SIZES_MIB:
         with Pair(options=("--engine", "copy")) as pair:
