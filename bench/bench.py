@@ -55,6 +55,7 @@ MOVES = {
                               ("remapd", "native"), 3),
     **{f"random, {vcpus} vCPUs": ({"vcpus": vcpus}, {}, ("remapd", "native"), 1)
        for vcpus in (2, 4, 8)},
+    "random, 4 GiB": ({"memory": "4G"}, {}, ("remapd", "native", "preempt"), 3),
     "random, 10 Gb/s": ({}, {"link": "10gbit"}, ALL, 3),
     "random, 10 Gb/s, 1 ms away": ({}, {"link": "10gbit+1ms"},
                                    ("remapd", "native", "preempt"), 3),
@@ -150,7 +151,7 @@ def carried(carrier, link="none"):
                     "capabilities": how.get("capabilities", ())}
 
 
-def moved(carrier, memory, pattern="random", backend="thp", precopy=False,
+def moved(carrier, memory="1G", pattern="random", backend="thp", precopy=False,
           link="none", vcpus=1):
     """One VM, moved once; returns its figures."""
     with carried(carrier, link) as (lab, how):
@@ -168,7 +169,7 @@ def moved(carrier, memory, pattern="random", backend="thp", precopy=False,
         peak = sum(peak_bytes(host.remapd.process) for host in lab.hosts
                    if host.remapd)
     seconds = figures["total_seconds" if precopy else "postcopy_seconds"]
-    return {"carrier": carrier, **figures, "stream_mib_per_second": stream,
+    return {"carrier": carrier, "memory": memory, **figures, "stream_mib_per_second": stream,
             "rate_of_stream": figures["bytes_on_wire"] / 2**20 / seconds
                               / stream,
             "peak_bytes": peak, "timeline": timeline}
@@ -176,15 +177,13 @@ def moved(carrier, memory, pattern="random", backend="thp", precopy=False,
 
 def moves(quick):
     rows = []
-    memory = "1G"
     for case, (vm, how, carriers, rounds) in MOVES.items():
         if quick and case not in QUICK_MOVES:
             continue
         for turn in range(3 if quick else rounds):
             for carrier in carriers:
-                row = moved(carrier, memory, **vm, **how)
-                rows.append({"case": case, "memory": memory, "round": turn,
-                             **row})
+                row = moved(carrier, **vm, **how)
+                rows.append({"case": case, "round": turn, **row})
                 say(f"{case}: {carrier}: drained in "
                     f"{row['postcopy_seconds']:.2f} s, longest stall "
                     f"{row['guest_longest_stall_ms']:.0f} ms, "
