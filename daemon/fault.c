@@ -31,7 +31,7 @@
  */
 #define FAULT_AHEAD_NS    1500000
 #define FAULT_AHEAD_TRIES 16
-#define FAULT_AHEAD_SEES  128
+#define FAULT_AHEAD_PROBE 128
 
 /* Until then nothing is known of the link, and it is taken to be fast. */
 #define FAULT_LEARN_NS 20000000
@@ -95,7 +95,7 @@ static bool fault_fetches_whole(struct fault_reader *reader,
     return !place_merges(reader->target, engine) ||
            stats->wholes < FAULT_AHEAD_TRIES ||
            stats->whole_ns <= FAULT_AHEAD_NS ||
-           ++reader->ahead % FAULT_AHEAD_SEES == 0;
+           ++reader->ahead % FAULT_AHEAD_PROBE == 0;
 }
 
 /* What to fetch with a page: a power of two of pages. */
