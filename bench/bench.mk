@@ -3,7 +3,7 @@
 # make bench              all measurements, about 30 minutes
 # make bench QUICK=1      the same with fewer rounds, under 5
 # make bench ONLY="placement floor moves service scale"   only these
-# make bench-publish      what the last run found, into docs/benchmark
+# make bench-publish      what the last run found, into docs/benchmark and README.md
 
 BENCH_OPTIONS = $(if $(filter 1,$(QUICK)),--quick) $(if $(ONLY),--only $(ONLY))
 
@@ -20,5 +20,4 @@ bench:
 	/usr/bin/python3 bench/bench.py $(BENCH_OPTIONS)
 
 bench-publish:
-	mkdir -p docs/benchmark
-	cp build/bench/report.md build/bench/*.svg docs/benchmark
+	/usr/bin/python3 bench/report.py $(BUILD)/bench .

@@ -1,7 +1,16 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a run of the benchmark found: tables and plots from its rows."""
+"""What a run of the benchmark found: tables and plots from its rows.
 
+report.py RUN TOP   puts what is in the directory RUN into the project at TOP:
+                    docs/benchmark, and the table of its README.md"""
+
+import json
 import pathlib
+import re
+import shutil
+import sys
+import textwrap
 from statistics import median
 
 import matplotlib
@@ -61,12 +70,15 @@ FIGURES = (
 )
 
 
+def middle_cell(values, form):
+    values = [value for value in values if value is not None]
+    return form.format(median(values)) if values else "–"
+
+
 def cell(values, form):
     """The median and, of several, from where to where they go."""
     values = [value for value in values if value is not None]
-    if not values:
-        return "–"
-    text = form.format(median(values))
+    text = middle_cell(values, form)
     if len(values) > 1:
         text += f" ({form.format(min(values))}–{form.format(max(values))})"
     return text
@@ -428,3 +440,50 @@ def write(result, output):
             draw(result[name], output)
             lines += ["", f"![{plot}]({plot}.svg)"]
     pathlib.Path(output / "report.md").write_text("\n".join(lines) + "\n")
+
+
+# ---- the README's ----
+
+README_FIGURES = ("time to drain, s", "guest's longest stall, ms",
+                  "guest's operations, first second",
+                  "CPU seconds, without the guest's own", "huge pages kept, %")
+
+
+def readme_text(result):
+    """The first case in short."""
+    machine = result["machine"]
+    carriers = carriers_of(result["moves"], result["moves"]["rows"][0]["case"])
+    rounds = {len(rows) for rows in carriers.values()}
+    known = {name: (take, form) for name, take, form in FIGURES}
+    how = " QUICK=1" if result["quick"] else ""
+    made = (f"{machine['cpus']} CPUs of {machine['cpu']}, Linux "
+            f"{machine['kernel'].split('-')[0]}, guests under "
+            f"{machine['accelerator']}; medians of {max(rounds)}, taking turns, "
+            f"by `make bench{how}` at {machine['commit']}:")
+    return [*textwrap.wrap(made, 80), "", *table(
+                ["", *(NAMES[name] for name in carriers)],
+                [[name, *(middle_cell(map(take, rows), form)
+                          for rows in carriers.values())]
+                 for name in README_FIGURES
+                 for take, form in [known[name]]])]
+
+
+def publish(run, top):
+    """From the directory of a run."""
+    target = top / "docs/benchmark"
+    target.mkdir(parents=True, exist_ok=True)
+    for made in (run / "report.md", *run.glob("*.svg")):
+        shutil.copy(made, target)
+    result = json.loads((run / "report.json").read_text())
+    readme = top / "README.md"
+    text, count = re.subn(
+        r"(<!-- make bench-publish -->\n).*?(<!-- -->\n)",
+        lambda match: "\n".join([match[1], *readme_text(result), "", match[2]]),
+        readme.read_text(), flags=re.DOTALL)
+    if count != 1:
+        sys.exit("report: README.md has no place for the table")
+    readme.write_text(text)
+
+
+if __name__ == "__main__":
+    publish(*map(pathlib.Path, sys.argv[1:]))

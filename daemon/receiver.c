@@ -5,10 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "collapse.h"
 #include "fault.h"
 #include "frame.h"
+#include "present.h"
 #include "probe.h"
 #include "staging.h"
 #include "thread.h"
@@ -16,6 +18,10 @@
 /* Bulk may rest for so much longer than a peer may be silent: at the source it
  * lets huge pages for faults go first. */
 #define BULK_PATIENCE 3
+
+/* A huge page takes the place of pages that are there if it brings so many:
+ * else to take them out of the guest costs more than to copy the rest. */
+#define MERGE_MIN_PAGES 128
 
 struct receive_thread {
     struct receiver *receiver;
@@ -33,6 +39,7 @@ struct receiver {
     struct placer_pool *placers;
     struct faulters *faulters;
     struct place_target target;
+    int present; /* of present_open() */
     struct pagemap map;
     struct receive_thread threads[THREAD_MAX_CHANNELS];
     unsigned count;
@@ -53,6 +60,7 @@ struct receiver *receiver_new(const struct block_table *table,
 
     receiver->table = table;
     receiver->target.stats = stats;
+    receiver->present = -1;
     thread_status_init(&receiver->status, notify_fd);
     thread_status_init(&receiver->lasting, notify_fd);
     pagemap_init(&receiver->map, table->pages, missing, received, stats);
@@ -443,26 +451,48 @@ static int fill_slot(struct receive_thread *thread,
     return ret ? arrival_stuck(arrival, ret) : 0;
 }
 
-/* The slot takes the place of what the guest has of it. Return: 0; -EAGAIN if
- * its pages are to be copied: one is still on its way, or it does not move. */
+/* The pages of a granule that the guest has, before a slot takes its place. The
+ * map alone does not tell: a remapd that was killed has not noted all that it
+ * placed. Return: false if that is no good: there are too many, or one is still
+ * on its way, or it cannot be known. */
+static bool arrival_there(const struct receive_thread *thread,
+                          const struct arrival *arrival, uint64_t *there)
+{
+    struct receiver *receiver = thread->receiver;
+    const struct frame *frame = arrival->frame;
+    uint64_t missing[PAGESET_MASK_WORDS], present[PAGESET_MASK_WORDS];
+    bool known = true;
+
+    mask_fill(missing, FRAME_MAX_PAGES);
+    pagemap_want(&receiver->map, frame_first_page(frame), FRAME_MAX_PAGES,
+                 missing, false);
+    for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
+        there[i] = ~missing[i];
+    if (!mask_count(there))
+        return true; /* a slot does not move onto anything */
+    if (!arrival_merges(thread, arrival) ||
+        !present_pages(receiver->present, frame->block->hva + frame->offset,
+                       FRAME_MAX_PAGES, present))
+        return false;
+    for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++) {
+        there[i] |= present[i];
+        known &= !(~there[i] & ~(arrival->data[i] | arrival->zero[i]));
+    }
+    return known && mask_count(there) <= FRAME_MAX_PAGES - MERGE_MIN_PAGES;
+}
+
+/* The slot takes the place of what the guest has of it. Return: 0, or -EAGAIN
+ * if its pages are to be copied. */
 static int move_slot(struct receive_thread *thread, struct arrival *arrival,
                      const struct placer_slot *slot)
 {
     struct receiver *receiver = thread->receiver;
     const struct frame *frame = arrival->frame;
-    uint64_t first = frame_first_page(frame);
-    uint64_t there[PAGESET_MASK_WORDS], absent = 0, present = 0;
+    uint64_t first = frame_first_page(frame), there[PAGESET_MASK_WORDS];
     int ret = -EAGAIN;
 
     pagemap_enter(&receiver->map, first);
-    mask_fill(there, FRAME_MAX_PAGES);
-    pagemap_want(&receiver->map, first, FRAME_MAX_PAGES, there, false);
-    for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++) {
-        absent |= there[i] & ~(arrival->data[i] | arrival->zero[i]);
-        there[i] = ~there[i];
-        present |= there[i];
-    }
-    if (!absent && (!present || arrival_merges(thread, arrival)))
+    if (arrival_there(thread, arrival, there))
         ret = place_slot(&receiver->target, receiver->placers,
                          (unsigned)(thread - receiver->threads), slot,
                          frame->block, frame->offset, there);
@@ -498,8 +528,7 @@ static int receive_through_placer(struct receive_thread *thread,
     return ret;
 }
 
-/* Is it a huge page, of which nothing is there yet, or not so much that to take
- * it out of the guest costs more than to copy the rest? */
+/* Is it a huge page, of which nothing is there yet, or not too much? */
 static bool arrival_is_whole(const struct receive_thread *thread,
                              const struct arrival *arrival)
 {
@@ -510,7 +539,7 @@ static bool arrival_is_whole(const struct receive_thread *thread,
     return frame->length == HUGE_BYTES && frame->offset % HUGE_BYTES == 0 &&
            frame->kind != FRAME_ZERO &&
            (pages == FRAME_MAX_PAGES ||
-            (pages >= FRAME_MAX_PAGES / 4 && arrival_merges(thread, arrival)));
+            (pages >= MERGE_MIN_PAGES && arrival_merges(thread, arrival)));
 }
 
 /* From the network into the guest: the way that pages go. */
@@ -620,7 +649,9 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
     int ret;
 
     receiver->target.uffd = uffd;
-    receiver->target.merges = probe_frees_page_tables();
+    receiver->present = present_open(pid);
+    receiver->target.merges =
+        receiver->present >= 0 && probe_frees_page_tables();
     receiver->faulters = faulters;
     receiver->engines = engines;
     receiver->placers = placers;
@@ -736,6 +767,8 @@ void receiver_free(struct receiver *receiver)
     stager_fini(&receiver->stager);
     pagemap_fini(&receiver->map);
     collapser_fini(&receiver->collapser);
+    if (receiver->present >= 0)
+        close(receiver->present);
     thread_status_fini(&receiver->status);
     thread_status_fini(&receiver->lasting);
     free(receiver);

@@ -2,12 +2,12 @@
 #include "sender.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "frame.h"
 #include "pageset.h"
+#include "present.h"
 #include "source.h"
 #include "thread.h"
 
@@ -22,7 +22,7 @@ struct send_thread {
 struct sender {
     const struct block_table *table;
     pid_t pid;
-    int pagemap; /* of the QEMU, or -1 */
+    int present; /* of present_open() */
     uint32_t *granule;
     struct stats *stats;
     struct pageset left;    /* what bulk has still to send */
@@ -38,12 +38,10 @@ struct sender *sender_new(const struct block_table *table, pid_t pid,
                           struct stats *stats, int notify_fd)
 {
     struct sender *sender = xcalloc(1, sizeof(*sender));
-    char path[32];
 
     sender->table = table;
     sender->pid = pid;
-    snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
-    sender->pagemap = open(path, O_RDONLY | O_CLOEXEC);
+    sender->present = present_open(pid);
     sender->granule = xcalloc(table->count, sizeof(*sender->granule));
     sender->stats = stats;
     sender->hint = SENDER_NO_HINT;
@@ -167,7 +165,7 @@ static int send_range(struct send_thread *thread, struct frame *frame,
     struct sender *sender = thread->sender;
     unsigned pages = frame_pages(frame);
     bool hole =
-        source_is_hole(sender->pagemap, frame->block, frame->offset, pages);
+        source_is_hole(sender->present, frame->block, frame->offset, pages);
     uint64_t zero[PAGESET_MASK_WORDS];
     int ret = 0;
 
@@ -329,8 +327,8 @@ void sender_free(struct sender *sender)
         return;
     sender_drop_channels(sender);
     pageset_fini(&sender->left);
-    if (sender->pagemap >= 0)
-        close(sender->pagemap);
+    if (sender->present >= 0)
+        close(sender->present);
     thread_status_fini(&sender->status);
     free(sender->granule);
     free(sender);

@@ -6,9 +6,7 @@
 #include <sys/uio.h>
 
 #include "pageset.h"
-
-/* Present or swapped. Ref: Documentation/admin-guide/mm/pagemap.rst. */
-#define PAGEMAP_MEMORY (3ull << 62)
+#include "present.h"
 
 bool source_page_is_zero(const uint8_t *page)
 {
@@ -34,22 +32,15 @@ int source_check(pid_t pid)
     return 0;
 }
 
-bool source_is_hole(int pagemap, const struct block *block, uint64_t offset,
+bool source_is_hole(int present, const struct block *block, uint64_t offset,
                     unsigned pages)
 {
-    uint64_t entries[PAGESET_MASK_WORDS * 64], any = 0;
-    off_t at = (off_t)((block->hva + offset) / PAGE_BYTES * sizeof(*entries));
+    uint64_t hva = block->hva + offset, mask[PAGESET_MASK_WORDS];
 
-    if (pagemap < 0 || block->fd >= 0 ||
-        pread(pagemap, entries, sizeof(*entries), at) != sizeof(*entries) ||
-        entries[0] & PAGEMAP_MEMORY)
-        return false;
-    if (pread(pagemap, entries, pages * sizeof(*entries), at) !=
-        (ssize_t)(pages * sizeof(*entries)))
-        return false;
-    for (unsigned i = 0; i < pages; i++)
-        any |= entries[i];
-    return !(any & PAGEMAP_MEMORY);
+    /* Most that are none say so with their first page. */
+    return block->fd < 0 && present_pages(present, hva, 1, mask) &&
+           !mask_count(mask) && present_pages(present, hva, pages, mask) &&
+           !mask_count(mask);
 }
 
 /* One run of pages. A memfd is read, not mapped: reading its holes does not

@@ -32,12 +32,12 @@ int source_read(pid_t pid, const struct block *block, uint64_t offset,
 
 /**
  * source_is_hole() - has the QEMU no memory at all behind @pages pages?
- * @pagemap: its /proc/PID/pagemap; -1 if that could not be opened
+ * @present: of present_open(), or -1
  *
  * What is a hole is zero, need not be read, and should stay a hole; reading it
  * would fill it. Any thread. Return: false if not, or if it cannot be known.
  */
-bool source_is_hole(int pagemap, const struct block *block, uint64_t offset,
+bool source_is_hole(int present, const struct block *block, uint64_t offset,
                     unsigned pages);
 
 /** source_page_is_zero() - are all 4096 bytes at @page zero? Any thread. */

@@ -47,8 +47,7 @@ static uint32_t loop_placer_receive(const struct loop_placer *placer,
 {
     for (unsigned page = 0; page < PLACER_SLOT_BYTES / PLACER_PAGE_BYTES;
          page++) {
-        uint8_t *at =
-            (uint8_t *)(uintptr_t)staging + page * PLACER_PAGE_BYTES;
+        uint8_t *at = (uint8_t *)(uintptr_t)staging + page * PLACER_PAGE_BYTES;
         size_t left = pages[page / 8] >> page % 8 & 1 ? PLACER_PAGE_BYTES : 0;
 
         while (left) {
@@ -98,25 +97,41 @@ static uint32_t loop_placer_take(struct loop_placer *placer, uint64_t hva,
     return error;
 }
 
-/* What cannot be taken is a failure of the test: the guest has lost it. */
+/* What has been taken is the guest's again if the slot does not move. */
 static uint32_t loop_placer_replace(struct loop_placer *placer,
                                     const struct placer_command *command)
 {
     uint64_t hva = be64toh(command->hva), staging = be64toh(command->staging);
-    bool any = false;
+    bool taken[PLACER_SLOT_BYTES / PLACER_PAGE_BYTES] = {false}, any = false;
+    uint32_t error = 0;
 
     for (unsigned page = 0; page < PLACER_SLOT_BYTES / PLACER_PAGE_BYTES;
          page++) {
-        if (!(command->pages[page / 8] >> page % 8 & 1))
+        uint64_t offset = page * PLACER_PAGE_BYTES;
+
+        if (error || !(command->pages[page / 8] >> page % 8 & 1))
             continue;
-        any = true;
-        if (loop_placer_take(placer, hva + page * PLACER_PAGE_BYTES,
-                             staging + page * PLACER_PAGE_BYTES))
-            abort();
+        do {
+            error = loop_placer_take(placer, hva + offset, staging + offset);
+        } while (error == EAGAIN);
+        taken[page] = !error;
+        any |= taken[page];
     }
-    if (any)
+    if (any && !error)
         madvise((void *)(uintptr_t)hva, PLACER_SLOT_BYTES, MADV_DONTNEED);
-    return loop_placer_move(placer, staging, hva, PLACER_SLOT_BYTES);
+    if (!error)
+        error = loop_placer_move(placer, staging, hva, PLACER_SLOT_BYTES);
+    for (unsigned page = 0;
+         error && page < PLACER_SLOT_BYTES / PLACER_PAGE_BYTES; page++) {
+        struct uffdio_copy copy = {.dst = hva + page * PLACER_PAGE_BYTES,
+                                   .src = staging + page * PLACER_PAGE_BYTES,
+                                   .len = PLACER_PAGE_BYTES};
+
+        if (taken[page] && ioctl(*placer->uffd, UFFDIO_COPY, &copy) &&
+            errno != EEXIST)
+            abort(); /* the guest has lost it */
+    }
+    return error;
 }
 
 /* The next command, and the socket that comes with it, or -1. */

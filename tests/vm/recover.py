@@ -6,10 +6,12 @@ recover.py [PART OF A NAME]...   runs the tests that have one of these, or all
 ACCEL=kvm                        under KVM
 """
 
+import contextlib
 import os
 import pathlib
 import signal
 import socket
+import struct
 import sys
 import time
 
@@ -99,10 +101,11 @@ def link_down_and_up(backend):
         require_whole(move)
 
 
-def restart(host):
+def restart(host, between=lambda: None):
     """SIGKILL, and another one in its place."""
     os.kill(host.remapd.process.pid, signal.SIGKILL)
     host.remapd.process.child.wait()
+    between()
     host.remapd = Remapd(host, OPTIONS)
 
 
@@ -116,6 +119,40 @@ def daemon_killed_and_started_anew(which, backend):
             if which in (role, "both"):
                 restart(host)
                 here.close_at_end(host.remapd)
+        require_whole(move)
+
+
+KEEP_MAPS_AT = 4096 # behind the record; of what is missing first
+
+
+def forget_what_was_placed(machine, pages):
+    """In what QEMU keeps for a remapd that is gone: as if that had placed pages
+    and been killed before it noted it, all but one of each 64."""
+    kept = []
+    for fd in pathlib.Path(f"/proc/{machine.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError): # closed since
+            if os.readlink(fd).startswith("/memfd:remapd-keep"):
+                kept.append(fd)
+    require(len(kept) == 1, f"QEMU keeps {len(kept)}")
+    words = pages // 64
+    with open(kept[0], "r+b", buffering=0) as file:
+        missing = struct.unpack(f"={words}Q",
+                                os.pread(file.fileno(), 8 * words, KEEP_MAPS_AT))
+        os.pwrite(file.fileno(),
+                  struct.pack(f"={words}Q", *(word | (1 << 64) - 2
+                                              for word in missing)),
+                  KEEP_MAPS_AT)
+
+
+@test
+def placed_and_not_noted():
+    """The guest has written to pages that come again: they stay its own."""
+    with lab() as here:
+        vm = here.vm("kill", guest="tiny", memory=MEMORY, accel=ACCEL,
+                     backend="thp")
+        move = begin(vm)
+        restart(move.new_host, lambda: forget_what_was_placed(
+            move.destination, vm.config.memory // 4096))
         require_whole(move)
 
 

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "present.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "block.h"
+#include "pageset.h"
+
+/* Present or swapped. Ref: Documentation/admin-guide/mm/pagemap.rst. */
+#define PRESENT_MEMORY (3ull << 62)
+
+int present_open(pid_t pid)
+{
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+bool present_pages(int fd, uint64_t hva, unsigned pages, uint64_t *mask)
+{
+    uint64_t entries[PAGESET_MASK_WORDS * 64];
+    size_t bytes = pages * sizeof(*entries);
+
+    memset(mask, 0, PAGESET_MASK_WORDS * sizeof(*mask));
+    if (fd < 0 ||
+        pread(fd, entries, bytes,
+              (off_t)(hva / PAGE_BYTES * sizeof(*entries))) != (ssize_t)bytes)
+        return false;
+    for (unsigned i = 0; i < pages; i++) {
+        if (entries[i] & PRESENT_MEMORY)
+            mask_add(mask, i);
+    }
+    return true;
+}
