@@ -460,25 +460,23 @@ static bool arrival_there(const struct receive_thread *thread,
 {
     struct receiver *receiver = thread->receiver;
     const struct frame *frame = arrival->frame;
-    uint64_t missing[PAGESET_MASK_WORDS], present[PAGESET_MASK_WORDS];
-    bool known = true;
+    uint64_t missing[PAGESET_MASK_WORDS], present[PAGESET_MASK_WORDS] = {0};
+    uint64_t absent = 0;
 
     mask_fill(missing, FRAME_MAX_PAGES);
     pagemap_want(&receiver->map, frame_first_page(frame), FRAME_MAX_PAGES,
                  missing, false);
-    for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
-        there[i] = ~missing[i];
-    if (!mask_count(there))
-        return true; /* a slot does not move onto anything */
-    if (!arrival_merges(thread, arrival) ||
-        !present_pages(receiver->present, frame->block->hva + frame->offset,
-                       FRAME_MAX_PAGES, present))
+    /* Onto anything at all a slot does not move but by being told. */
+    if (mask_count(missing) < FRAME_MAX_PAGES &&
+        (!arrival_merges(thread, arrival) ||
+         !present_pages(receiver->present, frame->block->hva + frame->offset,
+                        FRAME_MAX_PAGES, present)))
         return false;
     for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++) {
-        there[i] |= present[i];
-        known &= !(~there[i] & ~(arrival->data[i] | arrival->zero[i]));
+        there[i] = ~missing[i] | present[i];
+        absent |= ~there[i] & ~(arrival->data[i] | arrival->zero[i]);
     }
-    return known && mask_count(there) <= FRAME_MAX_PAGES - MERGE_MIN_PAGES;
+    return !absent && mask_count(there) <= FRAME_MAX_PAGES - MERGE_MIN_PAGES;
 }
 
 /* The slot takes the place of what the guest has of it. Return: 0, or -EAGAIN
