@@ -40,14 +40,18 @@ static uint64_t placer_staging(const struct placer *placer, uint32_t slot)
     return placer->staging + (uint64_t)slot * PLACER_SLOT_BYTES;
 }
 
-/* Send @command, and lend QEMU @fd with it, if that is not -1. */
-static void placer_command(struct placer *placer,
+/* Send @command, and lend QEMU @fd with it, if that is not -1. Return: whether
+ * QEMU gets it. */
+static bool placer_command(struct placer *placer,
                            const struct placer_command *command, int fd)
 {
     struct iovec iov = {(void *)(uintptr_t)command, sizeof(*command)};
 
-    if (packet_send(placer->fd, &iov, 1, fd, 0))
+    if (placer->broken || packet_send(placer->fd, &iov, 1, fd, 0)) {
         placer->broken = true;
+        return false;
+    }
+    return true;
 }
 
 /* Have up to @max slots primed behind those that are, up to the ring's end; but
@@ -237,10 +241,9 @@ static bool placer_waits_for(int fd)
 }
 
 /* Wait for the answer to a command, which is waiting itself for the network at
- * @fd, if that is not -1; if it @must come, for as long as QEMU is there.
- * Return 0, or a positive errno if none comes: ESRCH if QEMU has left, EIO
- * otherwise.
- */
+ * @fd, if that is not -1; if it @must come, for as long as QEMU is there,
+ * whatever else it says. Return 0, or a positive errno if none comes: ESRCH if
+ * QEMU has left, EIO otherwise. */
 static int placer_await(struct placer *placer, int fd, bool must,
                         struct placer_answer *answer)
 {
@@ -249,8 +252,10 @@ static int placer_await(struct placer *placer, int fd, bool must,
     while ((got = placer_answer(placer, answer, 0)) != 1) {
         if (got == -EAGAIN && !must && !placer_waits_for(fd))
             placer->broken = true;
-        if (placer->broken)
-            return got == -ESRCH ? ESRCH : EIO;
+        if (got == -ESRCH)
+            return ESRCH;
+        if (placer->broken && !must)
+            return EIO;
     }
     return 0;
 }
@@ -314,7 +319,8 @@ int placer_move(struct placer_pool *pool, unsigned own,
     int lost;
 
     memcpy(command.pages, there, sizeof(command.pages));
-    placer_command(placer, &command, -1);
+    if (!placer_command(placer, &command, -1))
+        return EIO;
     /* A late one would throw away what has been placed there meanwhile. */
     lost = placer_await(placer, -1, mask_count(there), &answer);
     return lost ? lost : (int)answer.error;

@@ -23,6 +23,7 @@ struct placer;
 struct placer_pool {
     struct placer *placers[PLACER_MAX_COUNT];
     unsigned count;
+    bool takes;        /* pages out of the guest, each of them */
     _Atomic bool deaf; /* QEMU cannot use sockets that it is lent */
 };
 

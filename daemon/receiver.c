@@ -649,7 +649,7 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
     receiver->target.uffd = uffd;
     receiver->present = present_open(pid);
     receiver->target.merges =
-        receiver->present >= 0 && probe_frees_page_tables();
+        receiver->present >= 0 && placers->takes && probe_frees_page_tables();
     receiver->faulters = faulters;
     receiver->engines = engines;
     receiver->placers = placers;

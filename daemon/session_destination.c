@@ -126,6 +126,9 @@ static void on_placer(struct session *session,
         slots = MIN(slots, STAGING_URGENT_SLOTS);
     destination->placers.placers[index] = placer_new(
         *fd, handoff_pid(session->handoff), be64toh(message->staging), slots);
+    destination->placers.takes =
+        (!destination->placers.count || destination->placers.takes) &&
+        be32toh(message->flags) & HANDOFF_PLACER_TAKES;
     destination->placers.count++;
     *fd = -1;
 }

@@ -92,10 +92,15 @@ struct handoff_welcome {
     uint32_t slots;   /* of PLACER_SLOT_BYTES in the staging of each */
 } __attribute__((packed));
 
+enum handoff_placer_flags {
+    HANDOFF_PLACER_TAKES = 1, /* MOVE may name pages that the guest has: nobody
+                                 writes to one without its being pinned */
+};
+
 struct handoff_placer {
     uint64_t staging; /* hva of the first slot */
     uint32_t slots;   /* 1 or more, at most those of WELCOME */
-    uint32_t zero;    /* 0 */
+    uint32_t flags;   /* enum handoff_placer_flags */
 } __attribute__((packed));
 
 struct handoff_ticket {

@@ -557,6 +557,7 @@ static unsigned start_placers(int socket, const struct handoff_welcome *welcome,
     for (unsigned i = 0; i < count; i++) {
         int fd = loop_placer_start(&placers[i], &destination_uffd, slots);
         struct handoff_placer placer = {
+            .flags = htonl(HANDOFF_PLACER_TAKES),
             .staging = htobe64((uintptr_t)placers[i].staging),
             .slots = htonl(slots)};
 

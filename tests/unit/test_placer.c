@@ -229,6 +229,24 @@ static void no_slot_is_used_twice(void **state)
     assert_int_equal(fill(false, 0, 0, buffer, &slot), -EAGAIN);
 }
 
+/* A slot could not be primed, which is said before the move is answered: one
+ * that takes pages is waited for all the same, for it will be done. */
+static void waits_for_a_move_that_takes(void **state)
+{
+    struct placer_answer failed = {htobe32(PLACER_PRIME), htobe32(ENOMEM), 0,
+                                   0};
+    uint8_t buffer[3 * PAGE_BYTES];
+    struct placer_slot slot;
+
+    (void)state;
+    assert_int_equal(fill(false, 0, 0, buffer, &slot), 0);
+    send(it.end, &failed, sizeof(failed), 0);
+    assert_int_equal(move(&slot, 0, two_pages), 0);
+    assert_int_equal(be32toh(it.command.op), PLACER_MOVE);
+    placer_done(&it.pool, 0, &slot);
+    assert_int_equal(fill(false, 0, 0, buffer, &slot), -EAGAIN);
+}
+
 /* Take a command, and never answer. */
 static void *leave(void *opaque)
 {
@@ -282,6 +300,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(nothing_is_none, set_up, tear_down),
         cmocka_unit_test_setup_teardown(says_that_qemu_left, set_up, tear_down),
         cmocka_unit_test_setup_teardown(remembers_who_cannot_use_it, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(waits_for_a_move_that_takes, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(no_slot_is_used_twice, set_up,
                                         tear_down),

@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -158,6 +159,44 @@ def pages_come_ahead_of_their_huge_page():
                 "more granules than faults")
         require(huge["whole"] > 5 * huge["pieces"],
                 f"in pieces: {huge['pieces']} of {huge['whole']}")
+
+
+@contextlib.contextmanager
+def overlaid():
+    """A directory on a file system of which QEMU does not know that it pins."""
+    with tempfile.TemporaryDirectory(prefix="remapd-overlay-") as directory:
+        parts = {name: pathlib.Path(directory, name)
+                 for name in ("tmpfs", "merged")}
+        for part in parts.values():
+            part.mkdir()
+        run_command("mount", "-t", "tmpfs", "tmpfs", str(parts["tmpfs"]))
+        try:
+            for name in ("lower", "upper", "work"):
+                (parts["tmpfs"] / name).mkdir()
+            run_command("mount", "-t", "overlay", "overlay", "-o", ",".join(
+                f"{name}dir={parts['tmpfs']}/{name}"
+                for name in ("lower", "upper", "work")), str(parts["merged"]))
+            try:
+                yield parts["merged"]
+            finally:
+                run_command("umount", str(parts["merged"]))
+        finally:
+            run_command("umount", str(parts["tmpfs"]))
+
+
+@test
+def none_are_taken_where_a_disk_may_not_pin_them():
+    """A read past the page cache might still write to a page that was taken."""
+    with overlaid() as directory, Lab(link="1gbit") as lab:
+        image = directory / "disk"
+        image.write_bytes(bytes(1 << 20))
+        vm = lab.vm("refers", backend="thp", **SMALL, arguments=[
+            "-blockdev", f"driver=file,node-name=disk,filename={image},"
+            "cache.direct=on"])
+        vm.start(pager="required")
+        huge = moved_slowly(vm)["huge_pages"]
+        print(f"# huge pages: {huge}")
+        require(huge["pieces"] > huge["whole"], f"{huge}")
 
 
 @test
