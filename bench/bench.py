@@ -175,10 +175,24 @@ def moved(carrier, memory="1G", pattern="random", backend="thp", precopy=False,
             "peak_bytes": peak, "timeline": timeline}
 
 
+def lacks(link):
+    """None, or why this machine cannot make such a link."""
+    try:
+        with Lab(link=link, daemons=""):
+            return None
+    except Refused as why:
+        return str(why)
+
+
 def moves(quick):
-    rows = []
+    rows, lacking = [], {}
     for case, (vm, how, carriers, rounds) in MOVES.items():
         if quick and case not in QUICK_MOVES:
+            continue
+        why = lacks(how.get("link", "none"))
+        if why:
+            lacking[case] = why
+            say(f"{case}: not here: {why}")
             continue
         for turn in range(3 if quick else rounds):
             for carrier in carriers:
@@ -189,7 +203,7 @@ def moves(quick):
                     f"{row['guest_longest_stall_ms']:.0f} ms, "
                     f"{row['guest_operations_first_second']} operations in "
                     "the first second")
-    return {"rows": rows}
+    return {"rows": rows, "lacking": lacking}
 
 
 # ---- a service and its client ----

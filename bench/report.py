@@ -121,7 +121,8 @@ def moves_text(section):
                       for rows in carriers.values()),
               ratio(carriers["remapd"], carriers.get("native"), take)]
              for name, take, form in FIGURES])
-    return lines
+    return lines + ["", *(f"Not here: {case}, {why}."
+                          for case, why in section["lacking"].items())]
 
 
 def placement_text(section):
