@@ -229,6 +229,12 @@ static int place_pages(struct receive_thread *thread,
     return ret ? arrival_stuck(arrival, ret) : 0;
 }
 
+/* The index of the thread's placer. */
+static unsigned own_placer(const struct receive_thread *thread)
+{
+    return (unsigned)(thread - thread->receiver->threads);
+}
+
 /* May it become a huge page although the guest has some of its pages? */
 static bool arrival_merges(const struct receive_thread *thread,
                            const struct arrival *arrival)
@@ -431,7 +437,7 @@ static int fill_slot(struct receive_thread *thread,
                      struct placer_slot *slot)
 {
     struct placer_pool *placers = thread->receiver->placers;
-    unsigned own = (unsigned)(thread - thread->receiver->threads);
+    unsigned own = own_placer(thread);
     int ret = -EAGAIN;
 
     if (!placers->deaf)
@@ -491,9 +497,9 @@ static int move_slot(struct receive_thread *thread, struct arrival *arrival,
 
     pagemap_enter(&receiver->map, first);
     if (arrival_there(thread, arrival, there))
-        ret = place_slot(&receiver->target, receiver->placers,
-                         (unsigned)(thread - receiver->threads), slot,
-                         frame->block, frame->offset, there);
+        ret =
+            place_slot(&receiver->target, receiver->placers, own_placer(thread),
+                       slot, frame->block, frame->offset, there);
     if (!ret)
         arrival_placed_whole(thread, arrival);
     pagemap_leave(&receiver->map, first);
@@ -505,7 +511,7 @@ static int receive_through_placer(struct receive_thread *thread,
                                   struct arrival *arrival)
 {
     struct placer_pool *placers = thread->receiver->placers;
-    unsigned own = (unsigned)(thread - thread->receiver->threads);
+    unsigned own = own_placer(thread);
     struct placer_fill fill = {
         .data = arrival->data, .buffer = thread->worker.buffer, .fd = -1};
     struct placer_slot slot;

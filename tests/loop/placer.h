@@ -40,6 +40,11 @@ static uint32_t loop_placer_prime(uint64_t staging, uint64_t length)
     return 0;
 }
 
+static bool loop_placer_named(const uint8_t *pages, unsigned page)
+{
+    return pages[page / 8] >> page % 8 & 1;
+}
+
 /* Until it is all there, or either end has gone. */
 static uint32_t loop_placer_receive(const struct loop_placer *placer,
                                     int stream, uint64_t staging,
@@ -48,7 +53,7 @@ static uint32_t loop_placer_receive(const struct loop_placer *placer,
     for (unsigned page = 0; page < PLACER_SLOT_BYTES / PLACER_PAGE_BYTES;
          page++) {
         uint8_t *at = (uint8_t *)(uintptr_t)staging + page * PLACER_PAGE_BYTES;
-        size_t left = pages[page / 8] >> page % 8 & 1 ? PLACER_PAGE_BYTES : 0;
+        size_t left = loop_placer_named(pages, page) ? PLACER_PAGE_BYTES : 0;
 
         while (left) {
             struct pollfd fds[] = {{.fd = stream, .events = POLLIN},
@@ -109,7 +114,7 @@ static uint32_t loop_placer_replace(struct loop_placer *placer,
          page++) {
         uint64_t offset = page * PLACER_PAGE_BYTES;
 
-        if (error || !(command->pages[page / 8] >> page % 8 & 1))
+        if (error || !loop_placer_named(command->pages, page))
             continue;
         do {
             error = loop_placer_take(placer, hva + offset, staging + offset);
