@@ -57,6 +57,8 @@ MOVES = {
        for vcpus in (2, 4, 8)},
     "random, 4 GiB": ({"memory": "4G"}, {}, ("remapd", "native", "preempt"), 3),
     "random, 10 Gb/s": ({}, {"link": "10gbit"}, ALL, 3),
+    "random, 1 Gb/s": ({}, {"link": "1gbit"}, ("remapd", "native", "preempt"),
+                       1),
     "random, 10 Gb/s, 1 ms away": ({}, {"link": "10gbit+1ms"},
                                    ("remapd", "native", "preempt"), 3),
     "random, 1 Gb/s, 0.1 ms away": ({}, {"link": "1gbit+0.1ms"},
@@ -169,7 +171,8 @@ def moved(carrier, memory="1G", pattern="random", backend="thp", precopy=False,
         peak = sum(peak_bytes(host.remapd.process) for host in lab.hosts
                    if host.remapd)
     seconds = figures["total_seconds" if precopy else "postcopy_seconds"]
-    return {"carrier": carrier, "memory": memory, **figures, "stream_mib_per_second": stream,
+    return {"carrier": carrier, "memory": memory, **figures,
+            "stream_mib_per_second": stream,
             "rate_of_stream": figures["bytes_on_wire"] / 2**20 / seconds
                               / stream,
             "peak_bytes": peak, "timeline": timeline}
@@ -189,7 +192,7 @@ def moves(quick):
     for case, (vm, how, carriers, rounds) in MOVES.items():
         if quick and case not in QUICK_MOVES:
             continue
-        why = lacks(how.get("link", "none"))
+        why = lacks(how["link"]) if "link" in how else None
         if why:
             lacking[case] = why
             say(f"{case}: not here: {why}")

@@ -105,6 +105,11 @@ def ratio(ours, theirs, take):
     return f"{median(ours) / median(theirs):.2f}"
 
 
+def lacking_text(section):
+    return ["", *(f"Not here: {what}, {why}."
+                  for what, why in section["lacking"].items())]
+
+
 def moves_text(section):
     lines = ["## Moves of a VM", "",
              "Medians, with the least and the most in brackets; the carriers "
@@ -121,8 +126,7 @@ def moves_text(section):
                       for rows in carriers.values()),
               ratio(carriers["remapd"], carriers.get("native"), take)]
              for name, take, form in FIGURES])
-    return lines + ["", *(f"Not here: {case}, {why}."
-                          for case, why in section["lacking"].items())]
+    return lines + lacking_text(section)
 
 
 def placement_text(section):
@@ -139,9 +143,7 @@ def placement_text(section):
             cell([row[step] / 1000 for row in same], "{:.1f}")
             for step in (*STEPS, "fault")])
     lines += table(["method", "threads", "spinning", *STEPS, "fault"], rows)
-    lines += ["", *(f"Not here: {method}, {why}."
-                    for method, why in section["lacking"].items())]
-    return lines
+    return lines + lacking_text(section)
 
 
 def grouped(rows, *keys):
