@@ -84,9 +84,18 @@ static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
            (elapsed / 1000);
 }
 
+/* Does a huge page come soon enough that no single page need come ahead of it?
+ * Where the cores are busy tries take long on any link: then by what the link
+ * has carried. */
+static bool fault_whole_is_soon(const struct fault_reader *reader, uint64_t now)
+{
+    return reader->stats->whole_ns <= FAULT_AHEAD_NS ||
+           fault_rate(reader, now) * (FAULT_AHEAD_NS / 1000) >= HUGE_BYTES;
+}
+
 /* Is a huge page of @engine fetched whole for a fault? */
 static bool fault_fetches_whole(struct fault_reader *reader,
-                                enum place_engine engine)
+                                enum place_engine engine, uint64_t now)
 {
     const struct stats *stats = reader->stats;
 
@@ -94,7 +103,7 @@ static bool fault_fetches_whole(struct fault_reader *reader,
         return false;
     return !place_merges(reader->target, engine) ||
            stats->wholes < FAULT_AHEAD_TRIES ||
-           stats->whole_ns <= FAULT_AHEAD_NS ||
+           fault_whole_is_soon(reader, now) ||
            ++reader->ahead % FAULT_AHEAD_PROBE == 0;
 }
 
@@ -116,7 +125,7 @@ static void fault_ask(struct fault_reader *reader, const struct block *block,
                       uint64_t offset, uint64_t now, struct fault_batch *batch)
 {
     enum place_engine engine = reader->engines[block->index];
-    uint64_t granule = fault_fetches_whole(reader, engine)
+    uint64_t granule = fault_fetches_whole(reader, engine, now)
                            ? place_granule(engine, block)
                            : block->page_size;
     uint64_t start = align_down(offset, granule);
