@@ -87,17 +87,21 @@ static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
 }
 
 /* Does a huge page come soon enough that no single page need come ahead of it?
- * By what the link has carried; that is little on a fast one, too, if there was
- * little to carry, so by the tries as well, which take long on any link while
- * the cores are busy. */
+ * By what the link has carried; but that is little where there was little to
+ * carry or the cores were busy, so the best of some tries counts as well, which
+ * are worth their time unless the link seems to be very slow. */
 static bool fault_whole_is_soon(const struct fault_reader *reader, uint64_t now)
 {
     const struct stats *stats = reader->stats;
+    uint64_t rate = fault_rate(reader, now);
 
     if (now - reader->started_ns < FAULT_LEARN_NS)
         return false;
-    return fault_rate(reader, now) * (FAULT_AHEAD_NS / 1000) >= HUGE_BYTES ||
-           (stats->wholes && stats->whole_ns <= FAULT_AHEAD_NS);
+    if (rate * (FAULT_AHEAD_NS / 1000) >= HUGE_BYTES)
+        return true;
+    if (stats->wholes < FAULT_WHOLE_TRIES)
+        return rate * (FAULT_WHOLE_NS / 1000) >= HUGE_BYTES;
+    return stats->whole_ns <= FAULT_AHEAD_NS;
 }
 
 /* Is a huge page of @engine fetched whole for a fault? */
