@@ -24,6 +24,10 @@
 #define ALLOW_LOOKS       250 /* till all have heard that post-copy is over */
 #define GRANULE_PAGES     (HUGE_BYTES / PAGE_BYTES)
 
+/* Pages that somebody holds for a moment, while they are read or written, let
+ * no huge page be made. */
+#define AGAIN_LOOKS 5 /* each after twice the time of the one before */
+
 void collapser_init(struct collapser *collapser,
                     const struct block_table *table, const struct pagemap *map,
                     struct thread_status *status)
@@ -31,6 +35,7 @@ void collapser_init(struct collapser *collapser,
     *collapser = (struct collapser){
         .table = table, .map = map, .status = status, .pidfd = -1};
     pageset_init(&collapser->pieces, table->pages / GRANULE_PAGES);
+    pageset_init(&collapser->again, table->pages / GRANULE_PAGES);
     pageset_init(&collapser->shared, table->pages / GRANULE_PAGES);
 }
 
@@ -38,6 +43,7 @@ void collapser_fini(struct collapser *collapser)
 {
     thread_join(&collapser->thread);
     pageset_fini(&collapser->pieces);
+    pageset_fini(&collapser->again);
     pageset_fini(&collapser->shared);
     for (unsigned i = 0; i < STATS_MAX_FAULTERS; i++)
         faulter_put(collapser->faulters[i]);
@@ -111,6 +117,15 @@ static bool collapse(int pidfd, const struct block *block, uint64_t first,
            (long)range.iov_len;
 }
 
+static void collapse_one(struct collapser *collapser, const struct block *block,
+                         uint64_t granule)
+{
+    if (collapse(collapser->pidfd, block, granule, 1))
+        collapser->huge++;
+    else if (errno == EAGAIN)
+        pageset_add(&collapser->again, granule, 1);
+}
+
 static void collapse_run(struct collapser *collapser, uint64_t first,
                          uint64_t granules)
 {
@@ -121,11 +136,11 @@ static void collapse_run(struct collapser *collapser, uint64_t first,
     mask_fill(mask, (unsigned)granules);
     pageset_take(&collapser->pieces, first, (unsigned)granules, mask);
     collapser->tried += granules;
-    if (collapse(collapser->pidfd, block, first, granules))
+    if (granules > 1 && collapse(collapser->pidfd, block, first, granules))
         collapser->huge += granules;
     else
-        for (uint64_t i = 0; granules > 1 && i < granules; i++)
-            collapser->huge += collapse(collapser->pidfd, block, first + i, 1);
+        for (uint64_t i = 0; i < granules; i++)
+            collapse_one(collapser, block, first + i);
 }
 
 /* The guest's own page faults wait for a collapse, and it takes a CPU: leave
@@ -157,6 +172,28 @@ static void collapse_all_ready(struct collapser *collapser)
             continue;
         collapse_run(collapser, first, granules);
         rest(collapser, now_ns() - start);
+    }
+}
+
+static void collapse_again(struct collapser *collapser)
+{
+    struct pageset *again = &collapser->again;
+    uint64_t wait_ns = LOOK_NS, one[PAGESET_MASK_WORDS] = {1};
+
+    for (unsigned look = 0; look < AGAIN_LOOKS && pageset_count(again);
+         look++, wait_ns *= 2) {
+        nanosleep(&(struct timespec){.tv_nsec = (long)wait_ns}, NULL);
+        for (uint64_t granule = pageset_next(again, 0); granule < again->pages;
+             granule = pageset_next(again, granule + 1)) {
+            uint64_t start = now_ns();
+
+            pageset_take(again, granule, 1, one);
+            collapse_one(
+                collapser,
+                block_table_page(collapser->table, granule * GRANULE_PAGES),
+                granule);
+            rest(collapser, now_ns() - start);
+        }
     }
 }
 
@@ -273,6 +310,7 @@ static void collapse_main(void *opaque)
     if (collapser->draining)
         return;
     collapse_all_ready(collapser);
+    collapse_again(collapser);
     if (collapser->tried)
         log_info("%llu of %llu granules that came in pieces are huge pages "
                  "again",

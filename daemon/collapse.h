@@ -18,6 +18,7 @@ struct collapser {
     const struct block_table *table;
     const struct pagemap *map;
     struct pageset pieces; /* granules of HUGE_BYTES that came in pieces */
+    struct pageset again;  /* those that the kernel would not collapse yet */
     struct pageset shared; /* those of shared memory */
     struct thread_status *status;
     struct thread thread;
@@ -60,7 +61,8 @@ void collapser_share(struct collapser *collapser, struct faulters *faulters);
  * @draining: go on until thread_status_stop(); otherwise, later, once all pages
  * are placed: until none is left
  *
- * What cannot be collapsed stays as it is. The thread's end is counted in the
+ * What cannot be collapsed is tried some more times in the end, and then stays
+ * as it is. The thread's end is counted in the
  * status. Main thread. Ref: madvise(2), MADV_COLLAPSE, since Linux 6.1.
  */
 void collapser_start(struct collapser *collapser, pid_t pid, bool draining);
