@@ -532,7 +532,8 @@ static int receive_through_placer(struct receive_thread *thread,
     return ret;
 }
 
-/* Is it a huge page, of which nothing is there yet, or not too much? */
+/* Is it a huge page, of which nothing is there yet, or not too much? Zeros
+ * alone are none: see place_pages(). */
 static bool arrival_is_whole(const struct receive_thread *thread,
                              const struct arrival *arrival)
 {
@@ -541,7 +542,7 @@ static bool arrival_is_whole(const struct receive_thread *thread,
         mask_count(arrival->want_data) + mask_count(arrival->want_zero);
 
     return frame->length == HUGE_BYTES && frame->offset % HUGE_BYTES == 0 &&
-           frame->kind != FRAME_ZERO &&
+           mask_count(arrival->want_data) &&
            (pages == FRAME_MAX_PAGES ||
             (pages >= MERGE_MIN_PAGES && arrival_merges(thread, arrival)));
 }
