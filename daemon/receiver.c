@@ -532,8 +532,7 @@ static int receive_through_placer(struct receive_thread *thread,
     return ret;
 }
 
-/* Is it a huge page, of which nothing is there yet, or not too much? Zeros
- * alone are none: see place_pages(). */
+/* Is it a huge page, of which nothing is there yet, or not too much? */
 static bool arrival_is_whole(const struct receive_thread *thread,
                              const struct arrival *arrival)
 {
@@ -542,7 +541,7 @@ static bool arrival_is_whole(const struct receive_thread *thread,
         mask_count(arrival->want_data) + mask_count(arrival->want_zero);
 
     return frame->length == HUGE_BYTES && frame->offset % HUGE_BYTES == 0 &&
-           mask_count(arrival->want_data) &&
+           frame->kind != FRAME_ZERO &&
            (pages == FRAME_MAX_PAGES ||
             (pages >= MERGE_MIN_PAGES && arrival_merges(thread, arrival)));
 }
