@@ -117,9 +117,11 @@ static bool collapse(int pidfd, const struct block *block, uint64_t first,
            (long)range.iov_len;
 }
 
-static void collapse_one(struct collapser *collapser, const struct block *block,
-                         uint64_t granule)
+static void collapse_one(struct collapser *collapser, uint64_t granule)
 {
+    const struct block *block =
+        block_table_page(collapser->table, granule * GRANULE_PAGES);
+
     if (collapse(collapser->pidfd, block, granule, 1))
         collapser->huge++;
     else if (errno == EAGAIN)
@@ -140,7 +142,7 @@ static void collapse_run(struct collapser *collapser, uint64_t first,
         collapser->huge += granules;
     else
         for (uint64_t i = 0; i < granules; i++)
-            collapse_one(collapser, block, first + i);
+            collapse_one(collapser, first + i);
 }
 
 /* The guest's own page faults wait for a collapse, and it takes a CPU: leave
@@ -188,10 +190,7 @@ static void collapse_again(struct collapser *collapser)
             uint64_t start = now_ns();
 
             pageset_take(again, granule, 1, one);
-            collapse_one(
-                collapser,
-                block_table_page(collapser->table, granule * GRANULE_PAGES),
-                granule);
+            collapse_one(collapser, granule);
             rest(collapser, now_ns() - start);
         }
     }

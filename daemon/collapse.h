@@ -62,8 +62,8 @@ void collapser_share(struct collapser *collapser, struct faulters *faulters);
  * are placed: until none is left
  *
  * What cannot be collapsed is tried some more times in the end, and then stays
- * as it is. The thread's end is counted in the
- * status. Main thread. Ref: madvise(2), MADV_COLLAPSE, since Linux 6.1.
+ * as it is. The thread's end is counted in the status. Main thread.
+ * Ref: madvise(2), MADV_COLLAPSE, since Linux 6.1.
  */
 void collapser_start(struct collapser *collapser, pid_t pid, bool draining);
 
