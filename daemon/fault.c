@@ -27,13 +27,15 @@
 #define FAULT_WHOLE_TRIES 4
 
 /* Where single pages may come ahead of it and do not break it up they do so
- * sooner; but one in some is fetched whole then, to see whether it still holds.
+ * where the link needs longer than this, which is a bit less than one of 10
+ * Gb/s needs; but one in some is fetched whole then, to see whether it still
+ * holds.
  */
-#define FAULT_AHEAD_NS    1500000
-#define FAULT_AHEAD_TRIES 16
+#define FAULT_AHEAD_NS    1600000
 #define FAULT_AHEAD_PROBE 128
 
-/* Until then nothing is known of the link, and it is taken to be fast. */
+/* Until then nothing is known of the link, and pages come ahead: a new guest
+ * goes through many huge pages then. */
 #define FAULT_LEARN_NS 20000000
 
 /* How long reading may take where the kernel cannot be told not to wait. */
@@ -85,12 +87,21 @@ static uint64_t fault_rate(const struct fault_reader *reader, uint64_t now)
 }
 
 /* Does a huge page come soon enough that no single page need come ahead of it?
- * Where the cores are busy tries take long on any link: then by what the link
- * has carried. */
+ * By what the link has carried; but that is little where there was little to
+ * carry or the cores were busy, so the best of some tries counts as well, which
+ * are worth their time unless the link seems to be very slow. */
 static bool fault_whole_is_soon(const struct fault_reader *reader, uint64_t now)
 {
-    return reader->stats->whole_ns <= FAULT_AHEAD_NS ||
-           fault_rate(reader, now) * (FAULT_AHEAD_NS / 1000) >= HUGE_BYTES;
+    const struct stats *stats = reader->stats;
+    uint64_t rate = fault_rate(reader, now);
+
+    if (now - reader->started_ns < FAULT_LEARN_NS)
+        return false;
+    if (rate * (FAULT_AHEAD_NS / 1000) >= HUGE_BYTES)
+        return true;
+    if (stats->wholes < FAULT_WHOLE_TRIES)
+        return rate * (FAULT_WHOLE_NS / 1000) >= HUGE_BYTES;
+    return stats->whole_ns <= FAULT_AHEAD_NS;
 }
 
 /* Is a huge page of @engine fetched whole for a fault? */
@@ -102,7 +113,6 @@ static bool fault_fetches_whole(struct fault_reader *reader,
     if (stats->wholes >= FAULT_WHOLE_TRIES && stats->whole_ns > FAULT_WHOLE_NS)
         return false;
     return !place_merges(reader->target, engine) ||
-           stats->wholes < FAULT_AHEAD_TRIES ||
            fault_whole_is_soon(reader, now) ||
            ++reader->ahead % FAULT_AHEAD_PROBE == 0;
 }

@@ -97,10 +97,46 @@ const struct pageset *sender_left(const struct sender *sender)
     return &sender->left;
 }
 
+/* What the pages of a frame count for. */
+static void count_sent(struct send_thread *thread, unsigned data, unsigned zero)
+{
+    struct stats *stats = thread->sender->stats;
+
+    atomic_fetch_add(&stats->zero_pages, zero);
+    atomic_fetch_add(&stats->data_pages, data);
+    atomic_fetch_add(thread->channel.kind == CHANNEL_URGENT
+                         ? &stats->urgent_pages
+                         : &stats->bulk_pages,
+                     zero + data);
+}
+
+/* A frame of zeros for each run of the pages of @wanted: what QEMU has no
+ * memory for takes none there, as pages of a SPARSE frame may. */
+static int send_hole(struct send_thread *thread, const struct frame *frame,
+                     const uint64_t *wanted)
+{
+    struct frame_header headers[MASK_MAX_RUNS];
+    unsigned pages = frame_pages(frame), count = 0, end;
+    struct iovec iov = {.iov_base = headers};
+
+    for (unsigned run = mask_run(wanted, pages, 0, &end); run < pages;
+         run = mask_run(wanted, pages, end, &end)) {
+        struct frame zeros = {.kind = FRAME_ZERO,
+                              .block = frame->block,
+                              .offset = frame->offset + run * PAGE_BYTES,
+                              .length = (end - run) * PAGE_BYTES};
+
+        frame_pack(&zeros, &headers[count++]);
+    }
+    iov.iov_len = count * sizeof(*headers);
+    count_sent(thread, 0, mask_count(wanted));
+    return channel_send(&thread->channel, &iov, 1);
+}
+
 /* One frame: as few bytes as say what the pages of @wanted hold. A huge page
- * of zeros that is no @hole goes as SPARSE: it may be huge there, too. */
+ * of zeros goes as SPARSE: it is to be huge there, too. */
 static int send_frame(struct send_thread *thread, struct frame *frame,
-                      const uint64_t *wanted, const uint64_t *zero, bool hole)
+                      const uint64_t *wanted, const uint64_t *zero)
 {
     struct iovec iov[2 + MASK_MAX_RUNS];
     unsigned pages = frame_pages(frame), count = 1;
@@ -113,7 +149,7 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
         data[i] = wanted[i] & ~zero[i];
     frame->payload = data_pages * FRAME_PAGE;
-    if (zero_pages == pages && (hole || frame->length < HUGE_BYTES)) {
+    if (zero_pages == pages && frame->length < HUGE_BYTES) {
         frame->kind = FRAME_ZERO;
     } else if (data_pages == pages) {
         frame->kind = FRAME_DATA;
@@ -131,12 +167,7 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     frame_pack(frame, &header);
     iov[0] = (struct iovec){&header, sizeof(header)};
     count += mask_iovecs(data, pages, thread->worker.buffer, &iov[count]);
-    atomic_fetch_add(&thread->sender->stats->zero_pages, zero_pages);
-    atomic_fetch_add(&thread->sender->stats->data_pages, data_pages);
-    atomic_fetch_add(thread->channel.kind == CHANNEL_URGENT
-                         ? &thread->sender->stats->urgent_pages
-                         : &thread->sender->stats->bulk_pages,
-                     zero_pages + data_pages);
+    count_sent(thread, data_pages, zero_pages);
     return channel_send(&thread->channel, iov, count);
 }
 
@@ -163,26 +194,26 @@ static int send_range(struct send_thread *thread, struct frame *frame,
                       const uint64_t *wanted, char *error)
 {
     struct sender *sender = thread->sender;
+    const struct block *block = frame->block;
     unsigned pages = frame_pages(frame);
-    bool hole =
-        source_is_hole(sender->present, frame->block, frame->offset, pages);
     uint64_t zero[PAGESET_MASK_WORDS];
-    int ret = 0;
+    int ret;
 
-    if (hole)
-        memcpy(zero, wanted, sizeof(zero));
-    else
-        ret = source_read(sender->pid, frame->block, frame->offset, pages,
-                          wanted, thread->worker.buffer, zero);
-    if (ret == -ESRCH)
-        snprintf(error, ERROR_TEXT_BYTES, SENDER_QEMU_LEFT);
-    else if (ret)
-        snprintf(error, ERROR_TEXT_BYTES, "reading block %.80s of QEMU: %s",
-                 frame->block->idstr, strerror(-ret));
-    if (ret)
-        return ret;
-    widen_to_pages(frame->block, pages, zero);
-    ret = send_frame(thread, frame, wanted, zero, hole);
+    if (source_is_hole(sender->present, block, frame->offset, pages)) {
+        ret = send_hole(thread, frame, wanted);
+    } else {
+        ret = source_read(sender->pid, block, frame->offset, pages, wanted,
+                          thread->worker.buffer, zero);
+        if (ret == -ESRCH)
+            snprintf(error, ERROR_TEXT_BYTES, SENDER_QEMU_LEFT);
+        else if (ret)
+            snprintf(error, ERROR_TEXT_BYTES, "reading block %.80s of QEMU: %s",
+                     block->idstr, strerror(-ret));
+        if (ret)
+            return ret;
+        widen_to_pages(block, pages, zero);
+        ret = send_frame(thread, frame, wanted, zero);
+    }
     if (ret)
         snprintf(error, ERROR_TEXT_BYTES, "sending: %s", strerror(-ret));
     return ret;
