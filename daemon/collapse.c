@@ -145,13 +145,21 @@ static void collapse_run(struct collapser *collapser, uint64_t first,
             collapse_one(collapser, first + i);
 }
 
+/* While pages are missing who stops the session waits for this thread. */
+static void sleep_ns(const struct collapser *collapser, uint64_t ns)
+{
+    if (collapser->draining)
+        thread_status_sleep(collapser->status, ns);
+    else
+        nanosleep(&(struct timespec){.tv_nsec = (long)MIN(ns, 999999999)},
+                  NULL);
+}
+
 /* The guest's own page faults wait for a collapse, and it takes a CPU: leave
  * them as long while pages are missing, some time later. */
 static void rest(const struct collapser *collapser, uint64_t worked_ns)
 {
-    uint64_t ns = collapser->draining ? worked_ns : worked_ns / 4;
-
-    nanosleep(&(struct timespec){.tv_nsec = (long)MIN(ns, 999999999)}, NULL);
+    sleep_ns(collapser, collapser->draining ? worked_ns : worked_ns / 4);
 }
 
 static bool is_over(const struct collapser *collapser)
@@ -184,7 +192,7 @@ static void collapse_again(struct collapser *collapser)
 
     for (unsigned look = 0; look < AGAIN_LOOKS && pageset_count(again);
          look++, wait_ns *= 2) {
-        nanosleep(&(struct timespec){.tv_nsec = (long)wait_ns}, NULL);
+        sleep_ns(collapser, wait_ns);
         for (uint64_t granule = pageset_next(again, 0); granule < again->pages;
              granule = pageset_next(again, granule + 1)) {
             uint64_t start = now_ns();
@@ -267,7 +275,7 @@ static void collapse_region(const struct collapser *collapser, int pidfd,
         bool done = collapse(pidfd, block, granule, 1);
 
         while (!done && errno == EINVAL && looks++ < ALLOW_LOOKS) {
-            nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
+            sleep_ns(collapser, LOOK_NS);
             start = now_ns();
             done = collapse(pidfd, block, granule, 1);
         }
@@ -304,7 +312,7 @@ static void collapse_main(void *opaque)
 
     while (collapser->draining && !is_over(collapser)) {
         collapse_all_ready(collapser);
-        nanosleep(&(struct timespec){.tv_nsec = LOOK_NS}, NULL);
+        sleep_ns(collapser, LOOK_NS);
     }
     if (collapser->draining)
         return;

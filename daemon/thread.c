@@ -61,16 +61,21 @@ void thread_status_init(struct thread_status *status, int notify_fd)
 {
     *status = (struct thread_status){.notify_fd = notify_fd};
     pthread_mutex_init(&status->lock, NULL);
+    pthread_cond_init(&status->stopped, NULL);
 }
 
 void thread_status_fini(struct thread_status *status)
 {
+    pthread_cond_destroy(&status->stopped);
     pthread_mutex_destroy(&status->lock);
 }
 
 void thread_status_stop(struct thread_status *status)
 {
+    pthread_mutex_lock(&status->lock);
     status->stopping = true;
+    pthread_cond_broadcast(&status->stopped);
+    pthread_mutex_unlock(&status->lock);
 }
 
 void thread_status_again(struct thread_status *status)
@@ -86,6 +91,20 @@ bool thread_status_ended(const struct thread_status *status)
 bool thread_status_stopping(const struct thread_status *status)
 {
     return status->stopping;
+}
+
+void thread_status_sleep(struct thread_status *status, uint64_t ns)
+{
+    uint64_t end = now_ns() + ns;
+    const struct timespec time = {.tv_sec = (time_t)(end / 1000000000),
+                                  .tv_nsec = (long)(end % 1000000000)};
+
+    pthread_mutex_lock(&status->lock);
+    while (!status->stopping &&
+           !pthread_cond_clockwait(&status->stopped, &status->lock,
+                                   CLOCK_MONOTONIC, &time))
+        ;
+    pthread_mutex_unlock(&status->lock);
 }
 
 void thread_status_poke(const struct thread_status *status)

@@ -19,6 +19,7 @@ struct thread_status {
     _Atomic bool stopping, failed;
     _Atomic unsigned alive; /* threads that have not come to their end */
     pthread_mutex_t lock;
+    pthread_cond_t stopped;
     char error[ERROR_TEXT_BYTES]; /* written once, before `failed` is set */
 };
 
@@ -65,6 +66,10 @@ bool thread_status_ended(const struct thread_status *status);
 
 /** thread_status_stopping() - has thread_status_stop() been called? */
 bool thread_status_stopping(const struct thread_status *status);
+
+/** thread_status_sleep() - for @ns nanoseconds, or until thread_status_stop().
+ * Any thread. */
+void thread_status_sleep(struct thread_status *status, uint64_t ns);
 
 /** thread_status_poke() - wake the main thread. Any thread. */
 void thread_status_poke(const struct thread_status *status);
