@@ -279,7 +279,7 @@ def scale(quick):
     sizes, at_once = [], []
     for size in SIZES_MIB[:2] if quick else SIZES_MIB:
         with Pair(options=("--engine", "copy")) as pair:
-            for turn in range(2 if quick else 4):
+            for turn in range(2 if quick else 1 + max(3, 9 * 1024 // size)):
                 before = daemons_cpu(pair)
                 row = guestless(pair, kind="anon", mib=size, zero=90)
                 if turn:

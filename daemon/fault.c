@@ -32,6 +32,7 @@
  * holds.
  */
 #define FAULT_AHEAD_NS    1600000
+#define FAULT_AHEAD_TRIES 16 /* of fewer the best may be slow by chance */
 #define FAULT_AHEAD_PROBE 128
 
 /* Until then nothing is known of the link, and pages come ahead: a new guest
@@ -99,7 +100,7 @@ static bool fault_whole_is_soon(const struct fault_reader *reader, uint64_t now)
         return false;
     if (rate * (FAULT_AHEAD_NS / 1000) >= HUGE_BYTES)
         return true;
-    if (stats->wholes < FAULT_WHOLE_TRIES)
+    if (stats->wholes < FAULT_AHEAD_TRIES)
         return rate * (FAULT_WHOLE_NS / 1000) >= HUGE_BYTES;
     return stats->whole_ns <= FAULT_AHEAD_NS;
 }
