@@ -22,6 +22,7 @@ NAMES = {"remapd": "remapd", "remapd-copy": "remapd, engine copy",
          "native": "QEMU alone", "preempt": "QEMU, postcopy-preempt"}
 COLOURS = {"remapd": "#1b6ca8", "remapd-copy": "#7fb2d6",
            "native": "#c2571a", "preempt": "#e3a76f"}
+GUEST_LINE_SECONDS = 0.1 # WORK_LINE_MS of tests/guest/work.h
 STEPS = ("prime", "fill", "place", "touch")
 STEP_COLOURS = ("#b8c4cc", "#7fb2d6", "#c2571a", "#5d8a4a")
 
@@ -116,10 +117,16 @@ def moves_text(section):
              "took turns in one run. The ratio is remapd's to QEMU alone. A "
              "wait is an operation of the guest, a microsecond or few, that "
              "takes over 50 µs until the drain has ended; a fault is what "
-             "remapd itself measures, from hearing of it to the wake."]
+             "remapd itself measures, from hearing of it to the wake. The "
+             "bare stream is measured anew before each move, beside a process "
+             "that spins. Just before a move the host is made to have free "
+             "memory for all of it: a host that is a VM itself and has given "
+             "memory back gets it again only slowly."]
     for case, rows in by(section["rows"], "case").items():
         carriers = by(rows, "carrier")
-        lines += ["", f"### {case}: {rows[0]['memory']}", ""]
+        runs = max(map(len, carriers.values()))
+        lines += ["", f"### {case}: {rows[0]['memory']}, "
+                  f"{runs} run{'s' if runs > 1 else ''} each", ""]
         lines += table(
             ["", *(NAMES[name] for name in carriers), "ratio"],
             [[name, *(cell(map(take, rows), form)
@@ -239,7 +246,7 @@ def scale_text(section):
     largest, smallest = max(sizes), min(sizes)
     change = (median(map(nanoseconds_a_page, sizes[largest]))
               / median(map(nanoseconds_a_page, sizes[smallest])))
-    return lines + ["", f"From {smallest} to {largest} MiB a page's cost "
+    return lines + ["", f"From {smallest} to {largest} MiB a page's time "
                     f"changes by a factor of {change:.2f}."]
 
 
@@ -329,20 +336,20 @@ def save(figure, output, name):
 
 
 def work(timeline):
-    """Seconds and operations a second. Lines that came in one burst, after the
-    guest's console had waited, count as one."""
-    seconds, speeds, operations = [], [], 0
-    before = None
-    for point in timeline:
-        operations += point["operations"]
-        if before is None or point["seconds"] - before > 0.05:
-            if before is not None and -0.3 <= point["seconds"] <= 3:
-                speed = max(operations, 1) / (point["seconds"] - before)
-                if not seconds:
-                    seconds, speeds = [max(before, -0.3)], [speed]
-                seconds.append(point["seconds"])
-                speeds.append(speed)
-            before, operations = point["seconds"], 0
+    """Seconds and operations a second. Lines that came in one burst had waited
+    in the guest's console: each goes back to when it was written."""
+    times = [point["seconds"] for point in timeline]
+    for i in reversed(range(len(times) - 1)):
+        if times[i + 1] - times[i] < GUEST_LINE_SECONDS / 2:
+            times[i] = times[i + 1] - GUEST_LINE_SECONDS
+    seconds, speeds = [], []
+    for before, now, point in zip(times, times[1:], timeline[1:]):
+        if -0.3 <= now <= 3:
+            speed = max(point["operations"], 1) / (now - before)
+            if not seconds:
+                seconds, speeds = [max(before, -0.3)], [speed]
+            seconds.append(now)
+            speeds.append(speed)
     return seconds, speeds
 
 
@@ -472,12 +479,13 @@ def readme_text(result):
 
 
 def publish(run, top):
-    """From the directory of a run."""
+    """From the rows of a run, in its directory."""
     target = top / "docs/benchmark"
     target.mkdir(parents=True, exist_ok=True)
+    result = json.loads((run / "report.json").read_text())
+    write(result, run)
     for made in (run / "report.md", *run.glob("*.svg")):
         shutil.copy(made, target)
-    result = json.loads((run / "report.json").read_text())
     readme = top / "README.md"
     text, count = re.subn(
         r"(<!-- make bench-publish -->\n).*?(<!-- -->\n)",
