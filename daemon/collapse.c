@@ -11,6 +11,7 @@
 #include <sys/uio.h>
 
 #include "log.h"
+#include "present.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -226,14 +227,6 @@ static bool is_huge(const struct block *block)
     return false;
 }
 
-static FILE *maps_open(pid_t pid)
-{
-    char path[32];
-
-    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
-    return fopen(path, "re");
-}
-
 /* Has the process mapped this memory there? We have QEMU's word only. */
 static bool has_mapped(pid_t pid, const struct faulter_region *region)
 {
@@ -242,7 +235,7 @@ static bool has_mapped(pid_t pid, const struct faulter_region *region)
     unsigned dev_major, dev_minor;
     char line[512];
     struct stat file;
-    AUTO_FCLOSE FILE *maps = maps_open(pid);
+    AUTO_FCLOSE FILE *maps = present_maps(pid);
 
     if (fstat(region->block.fd, &file))
         return false;

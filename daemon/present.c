@@ -36,3 +36,11 @@ bool present_pages(int fd, uint64_t hva, unsigned pages, uint64_t *mask)
     }
     return true;
 }
+
+FILE *present_maps(pid_t pid)
+{
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+    return fopen(path, "re");
+}

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 /** present_open() - to ask about @pid. Any thread. Return: a descriptor, or -1.
@@ -21,5 +22,9 @@ int present_open(pid_t pid);
  * Any thread. Return: false if it cannot be known.
  */
 bool present_pages(int fd, uint64_t hva, unsigned pages, uint64_t *mask);
+
+/** present_maps() - what @pid has mapped, line by line; see proc_pid_maps(5).
+ * Any thread. Return: to be closed, or NULL. */
+FILE *present_maps(pid_t pid);
 
 #endif

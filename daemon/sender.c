@@ -24,6 +24,7 @@ struct sender {
     pid_t pid;
     int present; /* of present_open() */
     uint32_t *granule;
+    bool *file; /* by block index; see source_find_files() */
     struct stats *stats;
     struct pageset left;    /* what bulk has still to send */
     _Atomic uint64_t hint;  /* page number that was asked for last */
@@ -43,6 +44,8 @@ struct sender *sender_new(const struct block_table *table, pid_t pid,
     sender->pid = pid;
     sender->present = present_open(pid);
     sender->granule = xcalloc(table->count, sizeof(*sender->granule));
+    sender->file = xcalloc(table->count, sizeof(*sender->file));
+    source_find_files(pid, table, sender->file);
     sender->stats = stats;
     sender->hint = SENDER_NO_HINT;
     thread_status_init(&sender->status, notify_fd);
@@ -199,7 +202,8 @@ static int send_range(struct send_thread *thread, struct frame *frame,
     uint64_t zero[PAGESET_MASK_WORDS];
     int ret;
 
-    if (source_is_hole(sender->present, block, frame->offset, pages)) {
+    if (!sender->file[block->index] &&
+        source_is_hole(sender->present, block, frame->offset, pages)) {
         ret = send_hole(thread, frame, wanted);
     } else {
         ret = source_read(sender->pid, block, frame->offset, pages, wanted,
@@ -362,6 +366,7 @@ void sender_free(struct sender *sender)
         close(sender->present);
     thread_status_fini(&sender->status);
     free(sender->granule);
+    free(sender->file);
     free(sender);
 }
 

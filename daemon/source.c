@@ -2,6 +2,7 @@
 #include "source.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
 
@@ -30,6 +31,30 @@ int source_check(pid_t pid)
     if (process_vm_readv(pid, &local, 1, &nowhere, 1, 0) < 0 && errno != EFAULT)
         return -errno;
     return 0;
+}
+
+/* What anonymous memory in huge pages of hugetlb is called. */
+#define ANON_HUGETLB " /anon_hugepage (deleted)"
+
+void source_find_files(pid_t pid, const struct block_table *table, bool *file)
+{
+    AUTO_FCLOSE FILE *maps = present_maps(pid);
+    unsigned long start, end, inode;
+    char line[512];
+
+    for (uint32_t i = 0; i < table->count; i++)
+        file[i] = !maps;
+    while (maps && fgets(line, sizeof(line), maps)) {
+        if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &start, &end, &inode) !=
+                3 ||
+            !inode || strstr(line, ANON_HUGETLB))
+            continue;
+        for (uint32_t i = 0; i < table->count; i++) {
+            const struct block *block = &table->blocks[i];
+
+            file[i] |= start < block->hva + block->length && end > block->hva;
+        }
+    }
 }
 
 bool source_is_hole(int present, const struct block *block, uint64_t offset,

@@ -31,8 +31,18 @@ int source_read(pid_t pid, const struct block *block, uint64_t offset,
                 uint64_t *zero);
 
 /**
+ * source_find_files() - of which blocks is the QEMU's memory, or a part, a
+ * file's?
+ * @file: result: by block index; true, too, if it cannot be known
+ *
+ * Reads /proc/PID/maps. Any thread.
+ */
+void source_find_files(pid_t pid, const struct block_table *table, bool *file);
+
+/**
  * source_is_hole() - has the QEMU no memory at all behind @pages pages?
  * @present: of present_open(), or -1
+ * @block: no file's: of one, what QEMU never touched need not be zero
  *
  * What is a hole is zero, need not be read, and should stay a hole; reading it
  * would fill it. Any thread. Return: false if not, or if it cannot be known.

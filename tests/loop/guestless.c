@@ -47,7 +47,8 @@
 
 static struct {
     const char *source, *destination, *kind, *name, *address;
-    unsigned long mib, zero_percent, left_percent, threads, blocks, seed;
+    unsigned long mib, zero_percent, hole_percent, left_percent, threads;
+    unsigned long blocks, seed;
     unsigned long every; /* that many pages one is touched and checked */
     unsigned long keep_version; /* written into what is kept; SIGUSR1: undone */
     unsigned long spoil; /* that often a userfaultfd is handed over again that
@@ -404,6 +405,9 @@ static int run_source(int from_destination, int to_destination)
         if (!page_is_zero(page))
             page_write(page_at(page), page, 0);
     }
+    for (unsigned i = 0; !strcmp(options.kind, "template") && i < options.blocks;
+         i++)
+        memory_from_file(&memories[i]);
     socket = options.chaos ? handoff_try(options.source)
                            : handoff_connect(options.source);
     if (socket < 0 ||
@@ -733,9 +737,9 @@ static void on_signal(int number)
 static void usage(void)
 {
     fputs("Usage: guestless --source SOCKET --destination SOCKET\n"
-          "  [--kind anon|thp|memfd|mixed|hugetlb|hugetlb-shared] [--mib N]\n"
-          "  [--zero PERCENT] [--left PERCENT] [--threads N] [--blocks N]\n"
-          "  [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
+          "  [--kind anon|thp|memfd|mixed|hugetlb|hugetlb-shared|template]\n"
+          "  [--mib N] [--zero PERCENT] [--holes PERCENT] [--left PERCENT]\n"
+          "  [--threads N] [--blocks N] [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
           "  [--every N] [--keep_version N] [--chaos] [--hold WHERE]\n"
           "  [--spoil N] [--kill ROLE:MESSAGE] [--scramble SEED]\n",
           stderr);
@@ -759,6 +763,7 @@ static void parse(int argc, char **argv)
         {"source", 1, NULL, 's'},  {"destination", 1, NULL, 'd'},
         {"kind", 1, NULL, 'k'},    {"mib", 1, NULL, 'm'},
         {"zero", 1, NULL, 'z'},    {"left", 1, NULL, 'l'},
+        {"holes", 1, NULL, 'O'},
         {"threads", 1, NULL, 't'}, {"blocks", 1, NULL, 'b'},
         {"seed", 1, NULL, 'e'},    {"odd", 0, NULL, 'o'},
         {"name", 1, NULL, 'n'},    {"address", 1, NULL, 'a'},
@@ -786,6 +791,9 @@ static void parse(int argc, char **argv)
             break;
         case 'z':
             options.zero_percent = number(optarg, 0, 100);
+            break;
+        case 'O':
+            options.hole_percent = number(optarg, 0, 100);
             break;
         case 'l':
             options.left_percent = number(optarg, 0, 100);

@@ -28,11 +28,16 @@ static uint64_t mix(uint64_t x)
 
 /* ---- the pattern ---- */
 
-/* In larger pages, all of a page is zero or none of it. */
+/* In larger pages, all of a page is zero or none of it. Some granules are
+ * holes.
+ */
 static bool page_is_zero(unsigned long page)
 {
     unsigned long unit = memories[0].page_bytes / PAGE;
 
+    if (mix(options.seed * 13 + page / (HUGE / PAGE)) % 100 <
+        options.hole_percent)
+        return true;
     return mix(options.seed * 31 + page / unit) % 100 < options.zero_percent;
 }
 
@@ -114,8 +119,7 @@ static void memory_make(struct memory *memory, unsigned index,
         at = (uint8_t *)(((uintptr_t)at + HUGE - 1) / HUGE * HUGE);
         memory->base = mmap(at, memory->bytes, PROT_READ | PROT_WRITE,
                             MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS |
-                                MAP_NORESERVE |
-                                (hugetlb ? MAP_HUGETLB : 0),
+                                MAP_NORESERVE | (hugetlb ? MAP_HUGETLB : 0),
                             -1, 0);
         if (!hugetlb)
             madvise(memory->base, memory->bytes, MADV_NOHUGEPAGE);
@@ -132,6 +136,20 @@ static void huge_pages_on(void)
         return;
     for (unsigned i = 0; i < options.blocks; i++)
         madvise(memories[i].base, memories[i].bytes, MADV_HUGEPAGE);
+}
+
+/* Kind template: of the source's memory, as it is now, nothing was ever
+ * touched: it is a file's that is mapped privately. */
+static void memory_from_file(struct memory *memory)
+{
+    int fd = memfd_create("template", 0);
+
+    if (fd < 0 ||
+        pwrite(fd, memory->base, memory->bytes, 0) != (ssize_t)memory->bytes ||
+        mmap(memory->base, memory->bytes, PROT_READ | PROT_WRITE,
+             MAP_FIXED | MAP_PRIVATE, fd, 0) == MAP_FAILED)
+        fail("template");
+    close(fd);
 }
 
 static void memory_make_all(void)

@@ -156,6 +156,24 @@ def only_zeros(kind):
                 f"holes became {moved.figures['huge_kib']} KiB of huge pages")
 
 
+@test(kind=("anon", "thp", "memfd"))
+def holes_between_data(kind):
+    with Pair() as pair:
+        for seed in range(4):
+            moved = pair.migrate(kind=kind, mib=MIB, holes=40, zero=20,
+                                 threads=4, seed=seed)
+            check_figures(moved)
+
+
+@test
+def a_file_that_nobody_has_touched():
+    with Pair() as pair:
+        moved = pair.migrate(kind="template", mib=MIB, zero=15, blocks=3,
+                             odd=True)
+        check_figures(moved)
+        require(moved.figures["left_data"] > 0, f"{moved.figures}")
+
+
 @test(kind=("anon", "memfd"))
 def no_zeros(kind):
     with Pair() as pair:
