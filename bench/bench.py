@@ -273,9 +273,9 @@ def sparse(gib):
 
 def scale(quick):
     """By the size of memory, nine pages in ten of it zero, by the size of a
-    sparse one, and by migrations at once. No guest: the daemons' own cost. The
-    first of each size is not counted: its memory may have to come from the
-    host's host."""
+    sparse one, and by migrations at once. No guest: the daemons' own cost.
+    Small sizes, which are over sooner, run more often. The first of each is not
+    counted: its memory may have to come from the host's host."""
     sizes, at_once = [], []
     for size in SIZES_MIB[:2] if quick else SIZES_MIB:
         with Pair(options=("--engine", "copy")) as pair:

@@ -262,20 +262,6 @@ static void show_pages(struct receive_thread *thread,
                       (end - run) * PAGE_BYTES);
 }
 
-static void count_pages(struct receive_thread *thread, unsigned data,
-                        unsigned zero, unsigned duplicate)
-{
-    struct stats *stats = thread->receiver->target.stats;
-
-    atomic_fetch_add(&stats->data_pages, data);
-    atomic_fetch_add(&stats->zero_pages, zero);
-    atomic_fetch_add(&stats->duplicate_pages, duplicate);
-    atomic_fetch_add(thread->channel.kind == CHANNEL_URGENT
-                         ? &stats->urgent_pages
-                         : &stats->bulk_pages,
-                     data + zero);
-}
-
 /* A huge page came for a fault, which has waited so long; see stats.h. */
 static void count_whole(struct receiver *receiver, uint64_t waited_ns)
 {
@@ -295,8 +281,10 @@ static void arrival_placed(struct receive_thread *thread,
                            struct arrival *arrival)
 {
     struct receiver *receiver = thread->receiver;
+    struct stats *stats = receiver->target.stats;
     const struct frame *frame = arrival->frame;
     const struct block *block = frame->block;
+    bool urgent = thread->channel.kind == CHANNEL_URGENT;
     uint64_t first = frame_first_page(frame), waited_data_ns, waited_zero_ns;
     unsigned pages = frame_pages(frame);
     unsigned data = pagemap_placed(&receiver->map, first, pages,
@@ -312,11 +300,12 @@ static void arrival_placed(struct receive_thread *thread,
     }
     if (block->shared)
         show_pages(thread, arrival);
-    if (thread->channel.kind == CHANNEL_URGENT && frame->length >= HUGE_BYTES)
+    if (urgent && frame->length >= HUGE_BYTES)
         count_whole(receiver, MIN(waited_data_ns, waited_zero_ns));
-    count_pages(thread, data, zero,
-                mask_count(arrival->data) + mask_count(arrival->zero) - data -
-                    zero);
+    stats_pages(stats, urgent, data, zero);
+    atomic_fetch_add(&stats->duplicate_pages, mask_count(arrival->data) +
+                                                  mask_count(arrival->zero) -
+                                                  data - zero);
     if (!pagemap_left(&receiver->map))
         thread_status_poke(&receiver->status);
 }

@@ -24,7 +24,7 @@ struct sender {
     pid_t pid;
     int present; /* of present_open() */
     uint32_t *granule;
-    bool *file; /* by block index; see source_find_files() */
+    bool *anonymous; /* by block index; see source_find_anonymous() */
     struct stats *stats;
     struct pageset left;    /* what bulk has still to send */
     _Atomic uint64_t hint;  /* page number that was asked for last */
@@ -44,8 +44,8 @@ struct sender *sender_new(const struct block_table *table, pid_t pid,
     sender->pid = pid;
     sender->present = present_open(pid);
     sender->granule = xcalloc(table->count, sizeof(*sender->granule));
-    sender->file = xcalloc(table->count, sizeof(*sender->file));
-    source_find_files(pid, table, sender->file);
+    sender->anonymous = xcalloc(table->count, sizeof(*sender->anonymous));
+    source_find_anonymous(pid, table, sender->anonymous);
     sender->stats = stats;
     sender->hint = SENDER_NO_HINT;
     thread_status_init(&sender->status, notify_fd);
@@ -100,19 +100,6 @@ const struct pageset *sender_left(const struct sender *sender)
     return &sender->left;
 }
 
-/* What the pages of a frame count for. */
-static void count_sent(struct send_thread *thread, unsigned data, unsigned zero)
-{
-    struct stats *stats = thread->sender->stats;
-
-    atomic_fetch_add(&stats->zero_pages, zero);
-    atomic_fetch_add(&stats->data_pages, data);
-    atomic_fetch_add(thread->channel.kind == CHANNEL_URGENT
-                         ? &stats->urgent_pages
-                         : &stats->bulk_pages,
-                     zero + data);
-}
-
 /* A frame of zeros for each run of the pages of @wanted: what QEMU has no
  * memory for takes none there, as pages of a SPARSE frame may. */
 static int send_hole(struct send_thread *thread, const struct frame *frame,
@@ -132,7 +119,8 @@ static int send_hole(struct send_thread *thread, const struct frame *frame,
         frame_pack(&zeros, &headers[count++]);
     }
     iov.iov_len = count * sizeof(*headers);
-    count_sent(thread, 0, mask_count(wanted));
+    stats_pages(thread->sender->stats, thread->channel.kind == CHANNEL_URGENT,
+                0, mask_count(wanted));
     return channel_send(&thread->channel, &iov, 1);
 }
 
@@ -170,7 +158,8 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     frame_pack(frame, &header);
     iov[0] = (struct iovec){&header, sizeof(header)};
     count += mask_iovecs(data, pages, thread->worker.buffer, &iov[count]);
-    count_sent(thread, data_pages, zero_pages);
+    stats_pages(thread->sender->stats, thread->channel.kind == CHANNEL_URGENT,
+                data_pages, zero_pages);
     return channel_send(&thread->channel, iov, count);
 }
 
@@ -202,7 +191,7 @@ static int send_range(struct send_thread *thread, struct frame *frame,
     uint64_t zero[PAGESET_MASK_WORDS];
     int ret;
 
-    if (!sender->file[block->index] &&
+    if (sender->anonymous[block->index] &&
         source_is_hole(sender->present, block, frame->offset, pages)) {
         ret = send_hole(thread, frame, wanted);
     } else {
@@ -366,7 +355,7 @@ void sender_free(struct sender *sender)
         close(sender->present);
     thread_status_fini(&sender->status);
     free(sender->granule);
-    free(sender->file);
+    free(sender->anonymous);
     free(sender);
 }
 

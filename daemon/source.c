@@ -36,14 +36,15 @@ int source_check(pid_t pid)
 /* What anonymous memory in huge pages of hugetlb is called. */
 #define ANON_HUGETLB " /anon_hugepage (deleted)"
 
-void source_find_files(pid_t pid, const struct block_table *table, bool *file)
+void source_find_anonymous(pid_t pid, const struct block_table *table,
+                           bool *anonymous)
 {
     AUTO_FCLOSE FILE *maps = present_maps(pid);
     unsigned long start, end, inode;
     char line[512];
 
     for (uint32_t i = 0; i < table->count; i++)
-        file[i] = !maps;
+        anonymous[i] = maps && table->blocks[i].fd < 0;
     while (maps && fgets(line, sizeof(line), maps)) {
         if (sscanf(line, "%lx-%lx %*s %*s %*s %lu", &start, &end, &inode) !=
                 3 ||
@@ -52,7 +53,8 @@ void source_find_files(pid_t pid, const struct block_table *table, bool *file)
         for (uint32_t i = 0; i < table->count; i++) {
             const struct block *block = &table->blocks[i];
 
-            file[i] |= start < block->hva + block->length && end > block->hva;
+            if (start < block->hva + block->length && end > block->hva)
+                anonymous[i] = false;
         }
     }
 }
@@ -63,9 +65,8 @@ bool source_is_hole(int present, const struct block *block, uint64_t offset,
     uint64_t hva = block->hva + offset, mask[PAGESET_MASK_WORDS];
 
     /* Most that are none say so with their first page. */
-    return block->fd < 0 && present_pages(present, hva, 1, mask) &&
-           !mask_count(mask) && present_pages(present, hva, pages, mask) &&
-           !mask_count(mask);
+    return present_pages(present, hva, 1, mask) && !mask_count(mask) &&
+           present_pages(present, hva, pages, mask) && !mask_count(mask);
 }
 
 /* One run of pages. A memfd is read, not mapped: reading its holes does not

@@ -31,18 +31,19 @@ int source_read(pid_t pid, const struct block *block, uint64_t offset,
                 uint64_t *zero);
 
 /**
- * source_find_files() - of which blocks is the QEMU's memory, or a part, a
- * file's?
- * @file: result: by block index; true, too, if it cannot be known
+ * source_find_anonymous() - of which blocks is the QEMU's memory no file's?
+ * @anonymous: result: by block index; false, too, if it cannot be known
  *
- * Reads /proc/PID/maps. Any thread.
+ * Of a file, what QEMU never touched need not be zero. Reads /proc/PID/maps.
+ * Any thread.
  */
-void source_find_files(pid_t pid, const struct block_table *table, bool *file);
+void source_find_anonymous(pid_t pid, const struct block_table *table,
+                           bool *anonymous);
 
 /**
  * source_is_hole() - has the QEMU no memory at all behind @pages pages?
  * @present: of present_open(), or -1
- * @block: no file's: of one, what QEMU never touched need not be zero
+ * @block: an anonymous one
  *
  * What is a hole is zero, need not be read, and should stay a hole; reading it
  * would fill it. Any thread. Return: false if not, or if it cannot be known.

@@ -35,6 +35,14 @@ static void raise_to(_Atomic uint64_t *max, uint64_t ns)
         ;
 }
 
+void stats_pages(struct stats *stats, bool urgent, unsigned data, unsigned zero)
+{
+    atomic_fetch_add(&stats->data_pages, data);
+    atomic_fetch_add(&stats->zero_pages, zero);
+    atomic_fetch_add(urgent ? &stats->urgent_pages : &stats->bulk_pages,
+                     data + zero);
+}
+
 void histogram_add(struct histogram *histogram, uint64_t ns)
 {
     atomic_fetch_add(&histogram->buckets[bucket_of(ns)], 1);

@@ -9,6 +9,7 @@
 #define REMAPD_STATS_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A histogram of nanoseconds: 16 buckets for each power of two, so that a
@@ -48,6 +49,11 @@ struct stats {
      * longer one moves it by a sixteenth. */
     _Atomic uint64_t wholes, whole_ns;
 };
+
+/** stats_pages() - count pages that were placed, or sent, on an @urgent channel
+ * or a bulk one. Any thread. */
+void stats_pages(struct stats *stats, bool urgent, unsigned data,
+                 unsigned zero);
 
 /** histogram_add() - count one value. Any thread. */
 void histogram_add(struct histogram *histogram, uint64_t ns);

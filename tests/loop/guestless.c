@@ -405,9 +405,7 @@ static int run_source(int from_destination, int to_destination)
         if (!page_is_zero(page))
             page_write(page_at(page), page, 0);
     }
-    for (unsigned i = 0; !strcmp(options.kind, "template") && i < options.blocks;
-         i++)
-        memory_from_file(&memories[i]);
+    memory_from_files();
     socket = options.chaos ? handoff_try(options.source)
                            : handoff_connect(options.source);
     if (socket < 0 ||
@@ -739,7 +737,8 @@ static void usage(void)
     fputs("Usage: guestless --source SOCKET --destination SOCKET\n"
           "  [--kind anon|thp|memfd|mixed|hugetlb|hugetlb-shared|template]\n"
           "  [--mib N] [--zero PERCENT] [--holes PERCENT] [--left PERCENT]\n"
-          "  [--threads N] [--blocks N] [--odd] [--seed N] [--name TEXT] [--address NUMERIC]\n"
+          "  [--threads N] [--blocks N] [--odd] [--seed N] [--name TEXT]\n"
+          "  [--address NUMERIC]\n"
           "  [--every N] [--keep_version N] [--chaos] [--hold WHERE]\n"
           "  [--spoil N] [--kill ROLE:MESSAGE] [--scramble SEED]\n",
           stderr);

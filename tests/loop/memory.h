@@ -28,9 +28,7 @@ static uint64_t mix(uint64_t x)
 
 /* ---- the pattern ---- */
 
-/* In larger pages, all of a page is zero or none of it. Some granules are
- * holes.
- */
+/* In larger pages, all of a page is zero or none of it; so are holes. */
 static bool page_is_zero(unsigned long page)
 {
     unsigned long unit = memories[0].page_bytes / PAGE;
@@ -119,7 +117,8 @@ static void memory_make(struct memory *memory, unsigned index,
         at = (uint8_t *)(((uintptr_t)at + HUGE - 1) / HUGE * HUGE);
         memory->base = mmap(at, memory->bytes, PROT_READ | PROT_WRITE,
                             MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS |
-                                MAP_NORESERVE | (hugetlb ? MAP_HUGETLB : 0),
+                                MAP_NORESERVE |
+                                (hugetlb ? MAP_HUGETLB : 0),
                             -1, 0);
         if (!hugetlb)
             madvise(memory->base, memory->bytes, MADV_NOHUGEPAGE);
@@ -150,6 +149,14 @@ static void memory_from_file(struct memory *memory)
              MAP_FIXED | MAP_PRIVATE, fd, 0) == MAP_FAILED)
         fail("template");
     close(fd);
+}
+
+static void memory_from_files(void)
+{
+    if (strcmp(options.kind, "template"))
+        return;
+    for (unsigned i = 0; i < options.blocks; i++)
+        memory_from_file(&memories[i]);
 }
 
 static void memory_make_all(void)
