@@ -25,8 +25,9 @@
 #define ALLOW_LOOKS       250 /* till all have heard that post-copy is over */
 #define GRANULE_PAGES     (HUGE_BYTES / PAGE_BYTES)
 
-/* Pages that somebody holds for a moment, while they are read or written, let
- * no huge page be made. */
+/* Some hold for a moment only: somebody holds a page, to read or write it; a
+ * page is the kernel's page of zeros, and the userfaultfd still there; memory is
+ * short. */
 #define AGAIN_LOOKS 5 /* each after twice the time of the one before */
 
 void collapser_init(struct collapser *collapser,
@@ -118,6 +119,12 @@ static bool collapse(int pidfd, const struct block *block, uint64_t first,
            (long)range.iov_len;
 }
 
+/* Ref: madvise(2), errors of MADV_COLLAPSE */
+static bool may_yet_collapse(int error)
+{
+    return error == EAGAIN || error == EBUSY || error == ENOMEM;
+}
+
 static void collapse_one(struct collapser *collapser, uint64_t granule)
 {
     const struct block *block =
@@ -125,7 +132,7 @@ static void collapse_one(struct collapser *collapser, uint64_t granule)
 
     if (collapse(collapser->pidfd, block, granule, 1))
         collapser->huge++;
-    else if (errno == EAGAIN)
+    else if (may_yet_collapse(errno))
         pageset_add(&collapser->again, granule, 1);
 }
 

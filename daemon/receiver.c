@@ -216,11 +216,11 @@ static int place_pages(struct receive_thread *thread,
     enum place_engine engine = receiver->engines[frame->block->index];
     int ret;
 
-    /* Zeros alone may be a hole at the source: no memory for them here. Shared
-     * ones have it already. */
+    /* A ZERO frame is a hole at the source: no memory for it here. Shared ones
+     * have it already. */
     if (place_ops_of(engine)->in_place)
         collapser_note_shared(&receiver->collapser, frame_first_page(frame));
-    else if (place_ops_of(engine)->huge && mask_count(arrival->want_data) &&
+    else if (place_ops_of(engine)->huge && frame->kind != FRAME_ZERO &&
              collapser_note(&receiver->collapser, frame_first_page(frame)))
         atomic_fetch_add(&receiver->target.stats->pieces, 1);
     ret = place_runs(thread, frame, arrival->want_data, from);

@@ -100,8 +100,8 @@ const struct pageset *sender_left(const struct sender *sender)
     return &sender->left;
 }
 
-/* A frame of zeros for each run of the pages of @wanted: what QEMU has no
- * memory for takes none there, as pages of a SPARSE frame may. */
+/* A ZERO frame for each run of the pages of @wanted: what QEMU has no memory
+ * for takes none there, as zeros of a SPARSE frame may. */
 static int send_hole(struct send_thread *thread, const struct frame *frame,
                      const uint64_t *wanted)
 {
@@ -124,8 +124,9 @@ static int send_hole(struct send_thread *thread, const struct frame *frame,
     return channel_send(&thread->channel, &iov, 1);
 }
 
-/* One frame: as few bytes as say what the pages of @wanted hold. A huge page
- * of zeros goes as SPARSE: it is to be huge there, too. */
+/* One frame: as few bytes as say what the pages of @wanted hold. Zeros alone go
+ * as SPARSE: who has a huge page of them here is to have one there, even if it
+ * goes in parts. */
 static int send_frame(struct send_thread *thread, struct frame *frame,
                       const uint64_t *wanted, const uint64_t *zero)
 {
@@ -140,9 +141,7 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
         data[i] = wanted[i] & ~zero[i];
     frame->payload = data_pages * FRAME_PAGE;
-    if (zero_pages == pages && frame->length < HUGE_BYTES) {
-        frame->kind = FRAME_ZERO;
-    } else if (data_pages == pages) {
+    if (data_pages == pages) {
         frame->kind = FRAME_DATA;
     } else {
         frame->kind = FRAME_SPARSE;

@@ -21,10 +21,10 @@
 enum frame_kind {
     FRAME_REQUEST = 1, /* destination to source: send these pages now */
     FRAME_DATA = 2,    /* payload: all pages of the range, in order */
-    FRAME_ZERO = 3,    /* no payload: all pages of the range are zero */
-    FRAME_SPARSE = 4,  /* payload: struct frame_masks, then the data pages; a
-                          huge page with none is one that the source has memory
-                          for, though it is all zero */
+    FRAME_ZERO = 3,    /* no payload: all pages of the range are zero, and the
+                          source has no memory for them */
+    FRAME_SPARSE = 4,  /* payload: struct frame_masks, then the data pages; for
+                          those that are zero the source has memory, too */
     FRAME_END = 5,     /* no payload: this bulk channel has sent its all */
     FRAME_KINDS,
 };

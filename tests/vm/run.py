@@ -31,6 +31,7 @@ from lab.basics import BUILD, run as run_command
 from lab.daemon import lacks_remap
 from lab.memory import HUGE, read_block, read_memory
 from lab.move import Move
+from lab.pingpong import spinning
 
 SMALL = {"guest": "tiny", "memory": "192M", "accel": ACCEL}
 LINUX = {"guest": "linux", "memory": "512M", "accel": ACCEL}
@@ -92,10 +93,13 @@ def moves_there_and_back():
             require_whole(vm, vm.move(pager="required"))
 
 
-@test(precopy=(0, 1))
-def huge_pages_stay_huge(precopy):
-    """What pre-copy has left in pieces becomes huge again a little later."""
-    with Lab() as lab:
+@test(precopy=(0, 1), busy=(0, 8))
+def huge_pages_stay_huge(precopy, busy):
+    """What pre-copy has left in pieces, or what has come ahead of the rest of
+    its huge page, becomes huge again a little later; zeros do, too."""
+    with contextlib.ExitStack() as stack, Lab() as lab:
+        for _ in range(busy):
+            stack.enter_context(spinning())
         vm = lab.vm("huge", backend="thp", **SMALL)
         vm.start(pager="required")
         move = vm.move(pager="required", precopy=bool(precopy))
