@@ -80,7 +80,7 @@ class Config:
                           for key, value in self.options.items())
         append += "".join(f" remapd.{device.word}" for device in self.devices)
         if self.guest != "tiny":
-            append = "console=ttyS0 quiet panic=-1 " + append
+            append = "console=ttyS0 quiet no_timer_check panic=-1 " + append
         return [
             qemu, *(word for path in FIRMWARE for word in ("-L", path)),
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",

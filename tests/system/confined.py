@@ -162,7 +162,7 @@ class Host:
              "-kernel", BUILD / "guest/vmlinuz", "-initrd", image,
              # The guest's own port is left to it: the console is another's.
              "-append", "console=ttyS2 rdinit=/lib/systemd/systemd panic=-1 "
-             "net.ifnames=0 systemd.show_status=0 quiet "
+             "no_timer_check net.ifnames=0 systemd.show_status=0 quiet "
              f"test.letter={self.letter} test.number={number}", *ports,
              "-chardev", f"file,id=console,path={self.place}.console",
              "-device", "isa-serial,chardev=console,index=2",

@@ -93,16 +93,16 @@ def moves_there_and_back():
             require_whole(vm, vm.move(pager="required"))
 
 
-@test(precopy=(0, 1), busy=(0, 8))
-def huge_pages_stay_huge(precopy, busy):
+@test(when=("at_once", "beside_others", "after_precopy"))
+def huge_pages_stay_huge(when):
     """What pre-copy has left in pieces, or what has come ahead of the rest of
     its huge page, becomes huge again a little later; zeros do, too."""
     with contextlib.ExitStack() as stack, Lab() as lab:
-        for _ in range(busy):
+        for _ in range(8 if when == "beside_others" else 0):
             stack.enter_context(spinning())
         vm = lab.vm("huge", backend="thp", **SMALL)
         vm.start(pager="required")
-        move = vm.move(pager="required", precopy=bool(precopy))
+        move = vm.move(pager="required", precopy=when == "after_precopy")
         if move.engine() not in ("move", "remap"):
             raise Skip(f"engine {move.engine()}: this kernel cannot move pages")
         move.settle(20, 0.99)
