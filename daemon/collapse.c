@@ -26,8 +26,8 @@
 #define GRANULE_PAGES     (HUGE_BYTES / PAGE_BYTES)
 
 /* Some hold for a moment only: somebody holds a page, to read or write it; a
- * page is the kernel's page of zeros, and the userfaultfd still there; memory is
- * short. */
+ * page is the kernel's page of zeros, and the userfaultfd still there; memory
+ * is short. */
 #define AGAIN_LOOKS 5 /* each after twice the time of the one before */
 
 void collapser_init(struct collapser *collapser,
