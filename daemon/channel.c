@@ -78,10 +78,16 @@ static unsigned iov_advance(struct iovec *iov, unsigned count, size_t bytes)
     return used;
 }
 
+static bool channel_info(const struct channel *channel, struct tcp_info *info)
+{
+    socklen_t length = sizeof(*info);
+
+    return !getsockopt(channel->link.fd, IPPROTO_TCP, TCP_INFO, info, &length);
+}
+
 static void channel_tune(struct channel *channel)
 {
     struct tcp_info info;
-    socklen_t length = sizeof(info);
     uint64_t sent = channel->sent_bytes, in_flight;
     int buffer;
 
@@ -89,7 +95,7 @@ static void channel_tune(struct channel *channel)
         sent - channel->tuned_at_bytes < TUNE_EVERY_BYTES)
         return;
     channel->tuned_at_bytes = sent;
-    if (getsockopt(channel->link.fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+    if (!channel_info(channel, &info))
         return;
     in_flight =
         info.tcpi_delivery_rate * (info.tcpi_min_rtt + BULK_QUEUE_US) / 1000000;
@@ -114,15 +120,15 @@ static bool channel_is_behind(const struct channel *channel)
 static void channel_bound_window(struct channel *channel)
 {
     uint64_t got = channel->received_bytes - channel->bounded_at_bytes;
-    uint64_t elapsed_ns = now_ns() - channel->bounded_at_ns, trip_ns;
+    uint64_t elapsed_ns, trip_ns;
     struct tcp_info info;
-    socklen_t length = sizeof(info);
     int window;
 
     if (got < TUNE_EVERY_BYTES ||
         (!channel->window && !channel_is_behind(channel)) ||
-        getsockopt(channel->link.fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+        !channel_info(channel, &info))
         return;
+    elapsed_ns = now_ns() - channel->bounded_at_ns;
     trip_ns = 1000ull * info.tcpi_min_rtt;
     if (elapsed_ns < MIN_WINDOW_TRIPS * trip_ns)
         return;
@@ -260,9 +266,8 @@ void channel_lent(struct channel *channel, uint64_t bytes)
 uint64_t channel_heard_bytes(const struct channel *channel)
 {
     struct tcp_info info = {0};
-    socklen_t length = sizeof(info);
 
-    if (getsockopt(channel->link.fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+    if (!channel_info(channel, &info))
         return channel->received_bytes;
     return info.tcpi_bytes_received;
 }

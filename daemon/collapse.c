@@ -25,9 +25,9 @@
 #define ALLOW_LOOKS       250 /* till all have heard that post-copy is over */
 #define GRANULE_PAGES     (HUGE_BYTES / PAGE_BYTES)
 
-/* Some hold for a moment only: somebody holds a page, to read or write it; a
- * page is the kernel's page of zeros, and the userfaultfd still there; memory
- * is short. */
+/* What keeps a granule from becoming a huge page may be over soon: somebody
+ * holds a page of it, to read or write it; a page is the kernel's page of
+ * zeros, and the userfaultfd still there; memory is short. */
 #define AGAIN_LOOKS 5 /* each after twice the time of the one before */
 
 void collapser_init(struct collapser *collapser,

@@ -17,6 +17,8 @@ from .vhost import BackEnd
 ACCELERATORS = {"tcg": ["-accel", "tcg,thread=multi"],
                 "kvm": ["-accel", "kvm", "-cpu", "host"]}
 FIRMWARE = ["/usr/share/seabios", "/usr/share/qemu"]
+# On a busy host the timer may be too late for the check of it.
+KERNEL = "no_timer_check panic=-1"
 
 
 @functools.cache
@@ -80,7 +82,7 @@ class Config:
                           for key, value in self.options.items())
         append += "".join(f" remapd.{device.word}" for device in self.devices)
         if self.guest != "tiny":
-            append = "console=ttyS0 quiet no_timer_check panic=-1 " + append
+            append = f"console=ttyS0 quiet {KERNEL} {append}"
         return [
             qemu, *(word for path in FIRMWARE for word in ("-L", path)),
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",

@@ -16,7 +16,8 @@ sys.path.insert(0, str(TOP / "tests"))
 
 # pylint: disable=wrong-import-position
 from lab.basics import Failed, Process, Refused, stop_on_signals
-from lab.machine import ACCELERATORS, FIRMWARE, check_accelerator, find_qemu
+from lab.machine import (ACCELERATORS, FIRMWARE, KERNEL, check_accelerator,
+                         find_qemu)
 
 HERE = pathlib.Path(__file__).resolve().parent
 BUILD = pathlib.Path(os.environ.get("BUILD_DIR", TOP / "build"))
@@ -85,8 +86,8 @@ def boot(directory, image):
          "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
          *ACCELERATORS[accel], "-machine", "pc", "-m", "2G", "-smp", "2",
          "-kernel", BUILD / "guest/vmlinuz", "-initrd", image,
-         "-append", "console=ttyS0 rdinit=/lib/systemd/systemd panic=-1 "
-                    "no_timer_check systemd.show_status=1 quiet",
+         "-append", f"console=ttyS0 rdinit=/lib/systemd/systemd {KERNEL} "
+                    "systemd.show_status=1 quiet",
          "-serial", f"file:{directory}/console", "-serial", f"file:{tap}"],
         directory / "qemu")
     deadline = time.monotonic() + SECONDS

@@ -29,7 +29,8 @@ from lab import pki
 from lab.basics import (BUILD, Failed, Process, Refused, stop_on_signals,
                         wait_until)
 from lab.guest import Guest
-from lab.machine import ACCELERATORS, FIRMWARE, check_accelerator, find_qemu
+from lab.machine import (ACCELERATORS, FIRMWARE, KERNEL, check_accelerator,
+                         find_qemu)
 
 DEBS = sorted(pathlib.Path(sys.argv[1]).resolve().glob("*.deb"))
 SECONDS = 600 # a host boots within; all in it is emulated twice
@@ -161,8 +162,8 @@ class Host:
              "-uuid", f"00000000-0000-4000-8000-00000000000{number}",
              "-kernel", BUILD / "guest/vmlinuz", "-initrd", image,
              # The guest's own port is left to it: the console is another's.
-             "-append", "console=ttyS2 rdinit=/lib/systemd/systemd panic=-1 "
-             "no_timer_check net.ifnames=0 systemd.show_status=0 quiet "
+             "-append", f"console=ttyS2 rdinit=/lib/systemd/systemd {KERNEL} "
+             "net.ifnames=0 systemd.show_status=0 quiet "
              f"test.letter={self.letter} test.number={number}", *ports,
              "-chardev", f"file,id=console,path={self.place}.console",
              "-device", "isa-serial,chardev=console,index=2",
