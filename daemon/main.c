@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "conf.h"
+#include "congestion.h"
 #include "control.h"
 #include "handoff.h"
 #include "local.h"
@@ -113,6 +114,19 @@ static void first_certificates(bool wanted)
                     error);
 }
 
+static void choose_congestion(void)
+{
+    int ret = congestion_choose(conf->tcp_congestion);
+
+    if (ret == -ENOENT)
+        die("tcp-congestion: the kernel has none called %s",
+            conf->tcp_congestion);
+    if (ret)
+        die("tcp-congestion: %s: %s; see net.ipv4."
+            "tcp_allowed_congestion_control",
+            conf->tcp_congestion, strerror(-ret));
+}
+
 /* By now with the rights that are left: root's are few. */
 static void check_report_dir(void)
 {
@@ -174,6 +188,7 @@ int main(int argc, char **argv)
     base = event_base_new();
     if (!base)
         die("event_base_new failed");
+    choose_congestion();
     first_certificates(peer_listen(base, conf));
     control = control_listen(base, conf);
     handoff = handoff_listen(base, conf->handoff, HANDOFF_MODE, conf->group,

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "congestion.h"
 #include "util.h"
 
 #define MSG_QUEUE_MAX_BYTES (64u << 20) /* a peer that does not read */
@@ -227,10 +228,12 @@ msg_conn_connect(struct event_base *base, const struct sockaddr *address,
                  socklen_t length, struct tls *tls, unsigned timeout_ms,
                  const struct msg_handlers *handlers, void *owner)
 {
-    struct tls_link link = {-1, tls};
+    const int type = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
+    struct tls_link link = {socket(address->sa_family, type, 0), tls};
     struct msg_conn *conn = msg_conn_open(base, link, handlers, owner);
     struct timeval timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000};
 
+    congestion_set(link.fd);
     msg_conn_name(conn, address, length);
     bufferevent_set_timeouts(conn->bev, &timeout, &timeout);
     /* A failure at once is reported like a later one: through the event. */

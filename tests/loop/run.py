@@ -8,6 +8,7 @@ MIB=NUMBER                   how much most of them move
 
 import contextlib
 import os
+import pathlib
 import re
 import sys
 
@@ -16,7 +17,7 @@ from pair import (Failed, Migration, PROGRAMS, Pair, Process, SANITIZED,
                   huge_pages, own_network, require, run, wait_until)
 from harness import Skip, run as run_tests, test
 from lab.basics import stop_on_signals
-from lab.daemon import lacks_remap
+from lab.daemon import PORT, find_remapd, lacks_remap
 from lab.pingpong import PingPong
 
 KINDS = ("anon", "thp", "memfd", "hugetlb", "hugetlb-shared")
@@ -24,6 +25,8 @@ FRAME_OVERHEAD = 32 + 128 # header and masks
 # For each of few blocks; hugetlb: 2 MiB pages.
 MIB = int(os.environ.get("MIB", 8 if SANITIZED else 64))
 IN_FLIGHT = 2 << 20 # one bulk frame
+AVAILABLE_CONTROLS = pathlib.Path(
+    "/proc/sys/net/ipv4/tcp_available_congestion_control")
 MAP_CONSTANT = 128 << 10
 
 
@@ -222,6 +225,41 @@ def sixteen_at_once(link):
 def a_slow_link():
     with Pair("100mbit") as pair:
         check_figures(pair.migrate(kind="anon", mib=8, zero=50))
+
+
+def all_controls(host):
+    """The congestion control of each of the three connections to the other
+    remapd, once there are three."""
+    text = run("ip", "netns", "exec", host.namespace, "ss", "-tinHO",
+               "dport", f"= :{PORT}")
+    controls = re.findall(r"\s(cubic|reno|bbr)\s", text)
+    return controls if len(controls) == 3 else None
+
+
+@test(control=("cubic", "reno"))
+def congestion_control(control):
+    """cubic is the default, whatever the host's is."""
+    if control not in AVAILABLE_CONTROLS.read_text():
+        raise Skip(f"this kernel has no {control}")
+    asked = () if control == "cubic" else ("--tcp-congestion", control)
+    with Pair("100mbit", options=asked) as pair:
+        migration = Migration(pair, kind="anon", mib=16)
+        source = pair.hosts[0]
+        seen = wait_until(lambda: all_controls(source), "three connections")
+        check_figures(migration.finish())
+    require(set(seen) == {control}, f"{seen}")
+
+
+@test
+def no_such_congestion_control():
+    with Pair() as pair:
+        host = pair.hosts[0]
+        refused = host.spawn([find_remapd(), "--tcp-congestion=nonesuch"],
+                             "refused")
+        require(refused.child.wait(10) == 1, "it went on")
+        text = refused.output()
+    require("tcp-congestion: the kernel has none called nonesuch" in text,
+            text)
 
 
 @test

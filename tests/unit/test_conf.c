@@ -149,7 +149,7 @@ static void help_mentions_each_option(void **state)
         "metrics",
         "engine", "log-level", "sandbox", "tls", "tls-ca", "tls-server-cert",
         "tls-server-key", "tls-client-cert", "tls-client-key", "tls-allow",
-        "urgent-channels", "bulk-channels",
+        "tcp-congestion", "urgent-channels", "bulk-channels",
         "peer-timeout", "reconnect-interval", "max-sessions", "config",
         "probe", "help", "version"};
     static const char *const args[] = {"remapd", "--help", NULL};
