@@ -2,12 +2,10 @@
 #include "channel.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/ip.h>
 #include <linux/tcp.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "util.h"
@@ -19,15 +17,7 @@
 #define BULK_MIN_BUFFER_BYTES (64u << 10)
 #define BULK_MAX_BUFFER_BYTES (16u << 20)
 #define BULK_NEW_BUFFER_BYTES (256u << 10) /* before anything is known */
-#define TUNE_EVERY_BYTES      (1u << 20)
-
-/* Where more than half a frame waits to be read the link brings more than is
- * read. Then no more may come than a frame and a bit more, or than the link
- * carries in two round trips: the rest would be out of the caches when it is
- * read, and pages that are asked for may be behind it. */
-#define BEHIND_BYTES     (FRAME_MAX_BYTES / 2)
-#define MIN_WINDOW_BYTES (FRAME_MAX_BYTES + FRAME_MAX_BYTES / 4)
-#define MIN_WINDOW_TRIPS 4 /* measured over: a burst is no link's rate */
+#define BULK_TUNE_EVERY_BYTES (1u << 20)
 
 void channel_init(struct channel *channel, struct tls_link link,
                   enum channel_kind kind, unsigned index)
@@ -36,8 +26,7 @@ void channel_init(struct channel *channel, struct tls_link link,
     int priority = kind == CHANNEL_URGENT ? 6 : 2;
     int buffer = (int)BULK_NEW_BUFFER_BYTES, fd = link.fd;
 
-    *channel = (struct channel){
-        .link = link, .kind = kind, .index = index, .bounded_at_ns = now_ns()};
+    *channel = (struct channel){.link = link, .kind = kind, .index = index};
     /* None of these decides about correctness; a refused one costs speed. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     setsockopt(fd, IPPROTO_IP, IP_TOS, &tos, sizeof(tos));
@@ -92,7 +81,7 @@ static void channel_tune(struct channel *channel)
     int buffer;
 
     if (channel->kind != CHANNEL_BULK ||
-        sent - channel->tuned_at_bytes < TUNE_EVERY_BYTES)
+        sent - channel->tuned_at_bytes < BULK_TUNE_EVERY_BYTES)
         return;
     channel->tuned_at_bytes = sent;
     if (!channel_info(channel, &info))
@@ -104,42 +93,6 @@ static void channel_tune(struct channel *channel)
                       BULK_MAX_BUFFER_BYTES);
     setsockopt(channel->link.fd, SOL_SOCKET, SO_SNDBUF, &buffer,
                sizeof(buffer));
-}
-
-static bool channel_is_behind(const struct channel *channel)
-{
-    int unread;
-
-    return !ioctl(channel->link.fd, FIONREAD, &unread) &&
-           unread > (int)BEHIND_BYTES;
-}
-
-/* Bound what the other end may have sent before it is read. Once bounded the
- * window follows what comes, so that it is never what holds a long link back.
- */
-static void channel_bound_window(struct channel *channel)
-{
-    uint64_t got = channel->received_bytes - channel->bounded_at_bytes;
-    uint64_t elapsed_ns, trip_ns;
-    struct tcp_info info;
-    int window;
-
-    if (got < TUNE_EVERY_BYTES ||
-        (!channel->window && !channel_is_behind(channel)) ||
-        !channel_info(channel, &info))
-        return;
-    elapsed_ns = now_ns() - channel->bounded_at_ns;
-    trip_ns = 1000ull * info.tcpi_min_rtt;
-    if (elapsed_ns < MIN_WINDOW_TRIPS * trip_ns)
-        return;
-    channel->window = MAX(MAX(channel->window, MIN_WINDOW_BYTES),
-                          2 * trip_ns * got / MAX(elapsed_ns, 1));
-    channel->bounded_at_bytes += got;
-    channel->bounded_at_ns += elapsed_ns;
-    window = (int)MIN(channel->window, INT_MAX);
-    /* Again each time: a kernel that enlarges the buffer forgets it. */
-    setsockopt(channel->link.fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window,
-               sizeof(window));
 }
 
 /* Some of @iov, at least a byte. Return: how many bytes, or -errno. */
@@ -191,7 +144,6 @@ int channel_send(struct channel *channel, struct iovec *iov, unsigned count)
 
 int channel_recv_header(struct channel *channel, struct frame_header *header)
 {
-    channel_bound_window(channel);
     while (channel->next_bytes < sizeof(*header)) {
         struct iovec iov = {(char *)&channel->next + channel->next_bytes,
                             sizeof(*header) - channel->next_bytes};

@@ -24,9 +24,7 @@ struct channel {
     unsigned index;           /* among the channels of its kind */
     struct frame_header next; /* read ahead together with the last payload */
     unsigned next_bytes;
-    uint64_t tuned_at_bytes;                  /* the sender's */
-    uint64_t bounded_at_bytes, bounded_at_ns; /* the receiver's */
-    uint64_t window;                          /* 0: not bounded yet */
+    uint64_t tuned_at_bytes;
     _Atomic uint64_t sent_bytes, received_bytes;
 };
 
