@@ -11,10 +11,10 @@
 #ifndef REMAPD_CONGESTION_H
 #define REMAPD_CONGESTION_H
 
-/** congestion_choose() - from now on sockets get the control called @name; NULL:
- * CUBIC, or where that cannot be had what the host gives. Main thread.
- * Return: 0, -ENOENT if the kernel has none of that name, -EPERM if this process
- * may not use it, or -errno; then nothing has changed. */
+/** congestion_choose() - from now on sockets get the control called @name;
+ * NULL: CUBIC, or where that cannot be had what the host gives. Main thread.
+ * Return: 0, -ENOENT if the kernel has none of that name, -EPERM if this
+ * process may not use it, or -errno; then nothing has changed. */
 int congestion_choose(const char *name);
 
 /** congestion_set() - give @fd, a TCP socket, the control that has been chosen.
