@@ -25,6 +25,7 @@ sys.path[:0] = [str(TOP / "tests"), str(TOP / "tests/loop")]
 # pylint: disable=wrong-import-position
 from lab import Failed, Lab, Refused
 from lab.basics import run, stop_on_signals
+from lab.hosts import CONGESTION
 from lab.pingpong import PingPong, spinning
 from pair import Migration, Pair, huge_pages
 import report
@@ -45,9 +46,11 @@ CARRIERS = {
     "preempt": {"capabilities": ("postcopy-preempt",)},
 }
 ALL = tuple(CARRIERS)
+CUBIC = report.CUBIC_CASE
 # name: the VM, how it moves, who competes, rounds
 MOVES = {
     "random": ({}, {}, ALL, 5),
+    CUBIC: ({}, {"congestion": "cubic"}, ("remapd", "native", "preempt"), 5),
     "random, after a round of pre-copy": ({}, {"precopy": True}, ALL, 3),
     "hot set of 10 %": ({"pattern": "hot"}, {}, ("remapd", "native"), 3),
     "sequential scan": ({"pattern": "scan"}, {}, ("remapd", "native"), 3),
@@ -65,6 +68,8 @@ MOVES = {
                                     ("remapd", "native", "preempt"), 1),
 }
 QUICK_MOVES = ("random",)
+FLOORS = {"none": {}, report.CUBIC_LINK: {"congestion": "cubic"},
+          "10gbit": {"link": "10gbit"}, "1gbit": {"link": "1gbit"}}
 SIZES_MIB = (1024, 2048, 4096, 8192, 16384)
 SPARSE_GIB = (1, 16, 64, 1024)
 AT_ONCE = (1, 4, 16, 64)
@@ -113,22 +118,28 @@ def placement(quick):
 def floor(quick):
     """Bare TCP on the links of the migrations, beside a spinning process."""
     rows = []
-    for link in ("none",) if quick else ("none", "10gbit", "1gbit"):
+    for name, how in FLOORS.items():
+        if quick and how or lacks(how):
+            continue
         for _ in range(1 if quick else 3):
-            with Lab(link=link, daemons="") as lab, spinning(), \
+            with Lab(**how, daemons="") as lab, spinning(), \
                  PingPong(PINGPONG, *lab.hosts) as bare:
-                row = {"link": link}
-                for name, size in (("4k", 4096), ("64k", 64 << 10),
-                                   ("2m", 2 << 20)):
-                    got = bare.ping(size)
-                    row[f"p50_us_{name}"] = got["p50"]
-                    row[f"p99_us_{name}"] = got["p99"]
+                row = {"link": name}
+                for size, count in (("4k", 4096), ("64k", 64 << 10),
+                                    ("2m", 2 << 20)):
+                    got = bare.ping(count)
+                    row[f"p50_us_{size}"] = got["p50"]
+                    row[f"p99_us_{size}"] = got["p99"]
                 rows.append(row | bare.stream(2))
-        say(f"floor: {link}: {rows[-1]}")
+        say(f"floor: {name}: {rows[-1]}")
     return {"rows": rows}
 
 
 # ---- moves of a VM ----
+
+def congestion_control():
+    return pathlib.Path(CONGESTION).read_text(encoding="ascii").strip()
+
 
 def peak_bytes(process):
     status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
@@ -143,20 +154,20 @@ def bare_stream(lab):
 
 
 @contextlib.contextmanager
-def carried(carrier, link="none"):
+def carried(carrier, **lab_options):
     """A lab for moves by this carrier, and what its VMs are moved with."""
     how = CARRIERS[carrier]
     native = "capabilities" in how
-    with Lab(link=link, daemons="" if native else "ab",
-             daemon_options=how.get("options", ())) as lab:
+    with Lab(daemons="" if native else "ab",
+             daemon_options=how.get("options", ()), **lab_options) as lab:
         yield lab, {"pager": None if native else "required",
                     "capabilities": how.get("capabilities", ())}
 
 
 def moved(carrier, memory="1G", pattern="random", backend="thp", precopy=False,
-          link="none", vcpus=1):
+          vcpus=1, **lab_options):
     """One VM, moved once; returns its figures."""
-    with carried(carrier, link) as (lab, how):
+    with carried(carrier, **lab_options) as (lab, how):
         stream = bare_stream(lab)
         vm = lab.vm("bench", memory=memory, backend=backend, vcpus=vcpus,
                     options={} if pattern == "random" else
@@ -178,12 +189,14 @@ def moved(carrier, memory="1G", pattern="random", backend="thp", precopy=False,
             "peak_bytes": peak, "timeline": timeline}
 
 
-def lacks(link):
-    """None, or why this machine cannot make such a link."""
+def lacks(how):
+    """None, or why there can be no such lab, or need not."""
+    if how.get("congestion") == congestion_control():
+        return f"it is what all connections here have, {how['congestion']}"
     try:
-        with Lab(link=link, daemons=""):
+        with Lab(**how, daemons=""):
             return None
-    except Refused as why:
+    except (Failed, Refused) as why:
         return str(why)
 
 
@@ -192,7 +205,8 @@ def moves(quick):
     for case, (vm, how, carriers, rounds) in MOVES.items():
         if quick and case not in QUICK_MOVES:
             continue
-        why = lacks(how["link"]) if "link" in how else None
+        why = lacks({key: value for key, value in how.items()
+                     if key != "precopy"})
         if why:
             lacking[case] = why
             say(f"{case}: not here: {why}")
@@ -368,6 +382,7 @@ def machine():
         "cpus": os.cpu_count(),
         "memory_gib": round(pages / 2**30),
         "kernel": platform.release(),
+        "congestion": congestion_control(),
         "accelerator": "TCG",
         "commit": run("git", "-C", str(TOP), "describe", "--always",
                       "--dirty").strip(),

@@ -13,6 +13,7 @@ LINKS = "none, or a rate and perhaps a delay: 10gbit, 1gbit, 1gbit+1ms"
 PREFIX = "remapd-"
 DEVICE = "link0"
 LOCK = "/run/remapd-lab.lock"
+CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
 
 
 class Host:
@@ -33,6 +34,11 @@ class Host:
     def spawn(self, command, name):
         return Process(["ip", "netns", "exec", self.namespace, *command],
                        self.directory / f"{name}.log")
+
+    def set_congestion(self, control):
+        """Of connections to come. /proc/sys/net is that of who looks."""
+        run("ip", "netns", "exec", self.namespace, "sh", "-c",
+            f"echo {control} > {CONGESTION}")
 
     def bytes_sent(self):
         link, = json.loads(run("ip", "-n", self.namespace, "-j", "-s", "link",

@@ -34,11 +34,13 @@ def sweep():
 
 class Lab:
     """`daemons` says which hosts, by letter, get a remapd; `tls`, "on" or
-    "off", whether they encrypt, None: as everywhere else."""
+    "off", whether they encrypt, None: as everywhere else; `congestion`, the
+    congestion control that hosts have, None: this machine's."""
 
     def __init__(self, link="none", daemons="ab", qemu=None,
-                 daemon_options=(), tls=None):
+                 daemon_options=(), tls=None, congestion=None):
         self.link = link
+        self.congestion = congestion
         self.qemu = qemu or find_qemu()
         self.daemons = daemons
         self.daemon_options = daemon_options
@@ -62,6 +64,9 @@ class Lab:
                       for letter, address in zip("ab", ADDRESSES)]
         self.stack.callback(hosts.disconnect, self.hosts)
         hosts.connect(self.hosts, self.link)
+        if self.congestion:
+            for host in self.hosts:
+                host.set_congestion(self.congestion)
         self.huge_pages = HugePages()
         self.stack.callback(self.huge_pages.give_back)
         for host in self.hosts:
