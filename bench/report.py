@@ -58,6 +58,7 @@ FIGURES = (
     ("guest's operations a second before",
      lambda row: row["guest_operations_per_second_before"], "{:,.0f}"),
     ("guest's waits, number", of_waits("count"), "{:,.0f}"),
+    ("guest's waits of 5 ms and more, number", of_waits("long"), "{:,.0f}"),
     ("guest's waits, p50, µs", of_waits("p50_us"), "{:.0f}"),
     ("guest's waits, p99, µs", of_waits("p99_us"), "{:.0f}"),
     ("fault p50, µs", of_latency("p50"), "{:.0f}"),
@@ -294,6 +295,8 @@ def move_goals(section):
                "≥", 0.9)
     yield (f"guest's work in the first second, of preempt's (undisturbed it "
            f"would be {most:.1f})", against(ours, preempt, first), "≥", 20)
+    yield ("guest's waits of 5 ms and more, of preempt's",
+           against(ours, preempt, of_waits("long")), "≤", 0.2)
     yield ("fault p99, of the p99 of preempt's guest's waits",
            middle(ours, of_latency("p99")) / middle(preempt, waits), "≤", 0.2)
     yield ("guest's waits p99, of preempt's",
@@ -472,6 +475,7 @@ def write(result, output):
 # ---- the README's ----
 
 README_FIGURES = ("time to drain, s", "guest's longest stall, ms",
+                  "guest's waits of 5 ms and more, number",
                   "guest's operations, first second",
                   "CPU seconds, without the guest's own", "huge pages kept, %")
 

@@ -318,6 +318,8 @@ static void thread_operate(struct work_thread *thread)
 
         store(waits, *waits + 1);
     }
+    if (gap * 1000 >= WORK_LONG_WAIT_US * work->tsc_per_ms)
+        store(&thread->long_waits, thread->long_waits + 1);
     store(&thread->last_tsc, now);
 }
 
@@ -387,6 +389,7 @@ void work_input(struct work *work, char c)
     if (option_is(work->input, "mark")) {
         for (unsigned i = 0; i < work->threads; i++) {
             store(&work->thread[i].gap_mark_tsc, 0);
+            store(&work->thread[i].long_waits, 0);
             for (unsigned class = 0; class < WORK_WAITS; class++)
                 store(&work->thread[i].waits[class], 0);
         }
@@ -424,7 +427,7 @@ static int all_verified(struct work *work)
 void work_poll(struct work *work)
 {
     uint64_t operations = 0, writes = 0, errors = 0, line = 0, mark = 0;
-    uint64_t waits = 0;
+    uint64_t waits = 0, long_waits = 0;
     struct text text = {.length = 0};
     uint64_t now = work_tsc();
 
@@ -444,6 +447,7 @@ void work_poll(struct work *work)
         marked = marked > open ? marked : open;
         line = line > gap ? line : gap;
         mark = mark > marked ? mark : marked;
+        long_waits += load(&thread->long_waits);
         for (unsigned class = 0; class < WORK_WAITS; class++)
             waits += load(&thread->waits[class]);
     }
@@ -457,6 +461,7 @@ void work_poll(struct work *work)
     text_add_number(&text, "gap_us", line * 1000 / work->tsc_per_ms);
     text_add_number(&text, "mark_us", mark * 1000 / work->tsc_per_ms);
     text_add_number(&text, "waits", waits);
+    text_add_number(&text, "long_waits", long_waits);
     text_add_number(&text, "wait_p50_us", wait_percentile(work, waits, 50));
     text_add_number(&text, "wait_p99_us", wait_percentile(work, waits, 99));
     text_print(&text, work);

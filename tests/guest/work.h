@@ -25,6 +25,7 @@
 /* A gap of that many microseconds is a wait: many times what an operation
  * takes, and less than any page takes to come. */
 #define WORK_WAIT_US 50
+#define WORK_LONG_WAIT_US 5000 /* which a user may notice */
 
 /* Waits are counted by length, four classes to each power of two. */
 #define WORK_WAITS 256
@@ -59,6 +60,7 @@ struct work_thread {
     uint64_t gap_line_tsc; /* longest since the newest line */
     uint64_t gap_mark_tsc; /* longest since the newest mark */
     uint64_t waits[WORK_WAITS]; /* since the newest mark, by length */
+    uint64_t long_waits;
     unsigned verified;     /* the newest request that has been answered */
     uint64_t verified_pages;
     uint64_t verified_zero;

@@ -294,8 +294,8 @@ class Move:
         lines = self.vm.guest.lines()
         line = next((line for line in lines if line.time >= self.ended),
                     lines[-1])
-        return {"count": line["waits"], "p50_us": line["wait_p50_us"],
-                "p99_us": line["wait_p99_us"]}
+        return {"count": line["waits"], "long": line["long_waits"],
+                "p50_us": line["wait_p50_us"], "p99_us": line["wait_p99_us"]}
 
     def figures(self):
         cpu = {name: round(seconds - self.before["cpu"][name], 2)
