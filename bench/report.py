@@ -23,6 +23,7 @@ NAMES = {"remapd": "remapd", "remapd-copy": "remapd, engine copy",
 COLOURS = {"remapd": "#1b6ca8", "remapd-copy": "#7fb2d6",
            "native": "#c2571a", "preempt": "#e3a76f"}
 CUBIC_CASE = "random, hosts with CUBIC" # whose own congestion control is not
+LARGER_CASE = "random, 2 GiB"
 CUBIC_LINK = "none, CUBIC"
 GUEST_LINE_SECONDS = 0.1 # WORK_LINE_MS of tests/guest/work.h
 STEPS = ("prime", "fill", "place", "touch")
@@ -278,12 +279,16 @@ def move_goals(section):
     def first(row):
         return row["guest_operations_first_second"]
 
+    def undisturbed(ours, preempt):
+        return (middle(ours,
+                       lambda row: row["guest_operations_per_second_before"])
+                / middle(preempt, first))
+
     drain = FIGURES[0][1]
     rate = FIGURES[1][1]
     waits = of_waits("p99_us")
     cubic = carriers_of(section, CUBIC_CASE)
-    most = (middle(ours, lambda row: row["guest_operations_per_second_before"])
-            / middle(preempt, first))
+    larger = carriers_of(section, LARGER_CASE)
     yield ("time to drain, of QEMU's alone",
            against(ours, native, drain), "≤", .33)
     if cubic:
@@ -293,8 +298,14 @@ def move_goals(section):
     if cubic:
         yield ("the same, hosts with CUBIC", middle(cubic["remapd"], rate),
                "≥", 0.9)
-    yield (f"guest's work in the first second, of preempt's (undisturbed it "
-           f"would be {most:.1f})", against(ours, preempt, first), "≥", 20)
+    yield ("guest's work in the first second, of preempt's (undisturbed it "
+           f"would be {undisturbed(ours, preempt):.1f})",
+           against(ours, preempt, first), "≥", 20)
+    if larger:
+        ours_larger, theirs = larger["remapd"], larger["preempt"]
+        yield ("the same with 2 GiB, which preempt takes longer than a second "
+               f"for ({undisturbed(ours_larger, theirs):.1f})",
+               against(ours_larger, theirs, first), "≥", 20)
     yield ("guest's waits of 5 ms and more, of preempt's",
            against(ours, preempt, of_waits("long")), "≤", 0.2)
     yield ("fault p99, of the p99 of preempt's guest's waits",
