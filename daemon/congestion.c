@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "log.h"
 #include "util.h"
 
 #define CONGESTION_DEFAULT "cubic"
@@ -31,6 +32,9 @@ int congestion_choose(const char *name)
         chosen = wanted;
     else if (name)
         return -errno;
+    else
+        log_info("connections have the host's congestion control: %s: %s",
+                 wanted, strerror(errno));
     return 0;
 }
 
