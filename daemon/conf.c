@@ -86,8 +86,9 @@ static const struct option_row {
      "default: all that tls-ca vouches for",
      OPTION_TEXT, offsetof(struct conf, tls_allow), 0, 0, NULL},
     {"tcp-congestion", "NAME", NULL,
-     "TCP's congestion control; default: cubic, if it can be had", OPTION_TEXT,
-     offsetof(struct conf, tcp_congestion), 0, 0, NULL},
+     "TCP's congestion control; default: cubic, or reno where that is not "
+     "allowed",
+     OPTION_TEXT, offsetof(struct conf, tcp_congestion), 0, 0, NULL},
     {"urgent-channels", "N", "1", "connections for pages waited for",
      OPTION_NUMBER, offsetof(struct conf, urgent_channels), 1, 4, NULL},
     {"bulk-channels", "N", "1", "connections for all other pages",

@@ -25,7 +25,7 @@ struct conf {
     char *tls_ca, *tls_server_cert, *tls_server_key;
     char *tls_client_cert, *tls_client_key;
     char *tls_allow;      /* names, with commas between; NULL: all */
-    char *tcp_congestion; /* NULL: CUBIC, if it can be had */
+    char *tcp_congestion; /* NULL: CUBIC or Reno */
     unsigned urgent_channels, bulk_channels;
     unsigned peer_timeout_s;
     unsigned reconnect_interval_s;

@@ -8,10 +8,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "log.h"
 #include "util.h"
 
-#define CONGESTION_DEFAULT "cubic"
+/* Neither paces. The second every kernel has, and lets everybody use. */
+static const char *const defaults[] = {"cubic", "reno"};
 
 static const char *chosen; /* NULL: the host's */
 
@@ -24,17 +24,14 @@ static bool set(int fd, const char *name)
 int congestion_choose(const char *name)
 {
     AUTO_CLOSE int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    const char *wanted = name ? name : CONGESTION_DEFAULT;
 
-    if (fd < 0)
+    if (fd < 0 || (name && !set(fd, name)))
         return -errno;
-    if (set(fd, wanted))
-        chosen = wanted;
-    else if (name)
-        return -errno;
-    else
-        log_info("connections have the host's congestion control: %s: %s",
-                 wanted, strerror(errno));
+    chosen = name;
+    for (unsigned i = 0; i < ARRAY_SIZE(defaults) && !chosen; i++) {
+        if (set(fd, defaults[i]))
+            chosen = defaults[i];
+    }
     return 0;
 }
 

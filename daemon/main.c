@@ -188,7 +188,6 @@ int main(int argc, char **argv)
     base = event_base_new();
     if (!base)
         die("event_base_new failed");
-    choose_congestion();
     first_certificates(peer_listen(base, conf));
     control = control_listen(base, conf);
     handoff = handoff_listen(base, conf->handoff, HANDOFF_MODE, conf->group,
@@ -201,6 +200,7 @@ int main(int argc, char **argv)
         event_add(interrupt, NULL) || event_add(hangup, NULL))
         die("signals: no memory");
     sandbox_enter(conf->sandbox);
+    choose_congestion();
     check_report_dir();
     log_info("version %s ready: QEMU at %s, peers at %s, remapctl at %s",
              REMAPD_VERSION, conf->handoff, peer_address(), conf->control);

@@ -10,7 +10,6 @@
 #include <string.h>
 #include <systemd/sd-daemon.h>
 
-#include "congestion.h"
 #include "listener.h"
 #include "log.h"
 #include "msg.h"
@@ -227,7 +226,6 @@ bool peer_listen(struct event_base *base, const struct conf *conf)
     if (!listener)
         die("--listen: %s: %s", address, strerror(errno));
     listener_guard(listener);
-    congestion_set(evconnlistener_get_fd(listener));
     if (getsockname(evconnlistener_get_fd(listener), (struct sockaddr *)&ss,
                     &bound))
         die("--listen: %s", strerror(errno));

@@ -38,26 +38,17 @@ static void a_socket_gets_what_has_been_chosen(void **state)
     close(fd);
 }
 
-static void who_is_accepted_gets_it_too(void **state)
+static void by_default_it_does_not_pace(void **state)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof(address);
-    int listener = stream_socket(), peer = stream_socket(), fd;
+    int fd = stream_socket();
+    const char *control;
 
     (void)state;
-    assert_int_equal(congestion_choose("reno"), 0);
-    congestion_set(listener);
-    assert_int_equal(bind(listener, (struct sockaddr *)&address, length), 0);
-    assert_int_equal(listen(listener, 1), 0);
-    assert_int_equal(
-        getsockname(listener, (struct sockaddr *)&address, &length), 0);
-    assert_int_equal(connect(peer, (struct sockaddr *)&address, length), 0);
-    fd = accept(listener, NULL, NULL);
-    assert_string_equal(control_of(fd), "reno");
+    assert_int_equal(congestion_choose(NULL), 0);
+    congestion_set(fd);
+    control = control_of(fd);
+    assert_true(!strcmp(control, "cubic") || !strcmp(control, "reno"));
     close(fd);
-    close(peer);
-    close(listener);
 }
 
 static void what_the_kernel_lacks_changes_nothing(void **state)
@@ -76,7 +67,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_socket_gets_what_has_been_chosen),
-        cmocka_unit_test(who_is_accepted_gets_it_too),
+        cmocka_unit_test(by_default_it_does_not_pace),
         cmocka_unit_test(what_the_kernel_lacks_changes_nothing),
     };
 
