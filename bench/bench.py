@@ -47,12 +47,12 @@ CARRIERS = {
     "preempt": {"capabilities": ("postcopy-preempt",)},
 }
 ALL = tuple(CARRIERS)
-CUBIC = report.CUBIC_CASE
-# name: the VM, how it moves, who competes, rounds
+# name: the VM and how it moves, the lab, who competes, rounds
 MOVES = {
     "random": ({}, {}, ALL, 5),
-    CUBIC: ({}, {"congestion": "cubic"}, ("remapd", "native", "preempt"), 5),
-    "random, after a round of pre-copy": ({}, {"precopy": True}, ALL, 3),
+    report.CUBIC_CASE: ({}, {"congestion": "cubic"},
+                        ("remapd", "native", "preempt"), 5),
+    "random, after a round of pre-copy": ({"precopy": True}, {}, ALL, 3),
     "hot set of 10 %": ({"pattern": "hot"}, {}, ("remapd", "native"), 3),
     "sequential scan": ({"pattern": "scan"}, {}, ("remapd", "native"), 3),
     "shared memory (memfd)": ({"backend": "memfd"}, {},
@@ -71,6 +71,7 @@ MOVES = {
                                     ("remapd", "native", "preempt"), 1),
 }
 QUICK_MOVES = ("random",)
+# name: the lab
 FLOORS = {"none": {}, report.CUBIC_LINK: {"congestion": "cubic"},
           "10gbit": {"link": "10gbit"}, "1gbit": {"link": "1gbit"}}
 SIZES_MIB = (1024, 2048, 4096, 8192, 16384)
@@ -120,12 +121,17 @@ def placement(quick):
 
 def floor(quick):
     """Bare TCP on the links of the migrations, beside a spinning process."""
-    rows = []
-    for name, how in FLOORS.items():
-        if quick and how or lacks(how):
+    rows, lacking = [], {}
+    for name, lab_options in FLOORS.items():
+        if quick and lab_options:
+            continue
+        why = lacks(lab_options)
+        if why:
+            lacking[name] = why
+            say(f"floor: {name}: not here: {why}")
             continue
         for _ in range(1 if quick else 3):
-            with Lab(**how, daemons="") as lab, spinning(), \
+            with Lab(**lab_options, daemons="") as lab, spinning(), \
                  PingPong(PINGPONG, *lab.hosts) as bare:
                 row = {"link": name}
                 for size, count in (("4k", 4096), ("64k", 64 << 10),
@@ -135,7 +141,7 @@ def floor(quick):
                     row[f"p99_us_{size}"] = got["p99"]
                 rows.append(row | bare.stream(2))
         say(f"floor: {name}: {rows[-1]}")
-    return {"rows": rows}
+    return {"rows": rows, "lacking": lacking}
 
 
 # ---- moves of a VM ----
@@ -192,31 +198,33 @@ def moved(carrier, memory="1G", pattern="random", backend="thp", precopy=False,
             "peak_bytes": peak, "timeline": timeline}
 
 
-def lacks(how):
+def lacks(lab_options):
     """None, or why there can be no such lab, or need not."""
-    if how.get("congestion") == congestion_control():
-        return f"it is what all connections here have, {how['congestion']}"
+    if not lab_options:
+        return None
+    control = congestion_control()
+    if lab_options.get("congestion") == control:
+        return f"all connections here have {control} anyway"
     try:
-        with Lab(**how, daemons=""):
+        with Lab(**lab_options, daemons=""):
             return None
-    except (Failed, Refused) as why:
+    except Refused as why:
         return str(why)
 
 
 def moves(quick):
     rows, lacking = [], {}
-    for case, (vm, how, carriers, rounds) in MOVES.items():
+    for case, (vm, lab_options, carriers, rounds) in MOVES.items():
         if quick and case not in QUICK_MOVES:
             continue
-        why = lacks({key: value for key, value in how.items()
-                     if key != "precopy"})
+        why = lacks(lab_options)
         if why:
             lacking[case] = why
             say(f"{case}: not here: {why}")
             continue
         for turn in range(3 if quick else rounds):
             for carrier in carriers:
-                row = moved(carrier, **vm, **how)
+                row = moved(carrier, **vm, **lab_options)
                 rows.append({"case": case, "round": turn, **row})
                 say(f"{case}: {carrier}: drained in "
                     f"{row['postcopy_seconds']:.2f} s, longest stall "

@@ -30,6 +30,26 @@ STEPS = ("prime", "fill", "place", "touch")
 STEP_COLOURS = ("#b8c4cc", "#7fb2d6", "#c2571a", "#5d8a4a")
 
 
+def drain(row):
+    return row["postcopy_seconds"]
+
+
+def rate(row):
+    return row["rate_of_stream"]
+
+
+def longest_stall(row):
+    return row["guest_longest_stall_ms"]
+
+
+def first_second(row):
+    return row["guest_operations_first_second"]
+
+
+def second_before(row):
+    return row["guest_operations_per_second_before"]
+
+
 def cpu(row):
     return sum(row["cpu_seconds"].values())
 
@@ -49,15 +69,12 @@ def of_waits(name):
 
 # What is said of a move: name, how it is taken from a row, its form.
 FIGURES = (
-    ("time to drain, s", lambda row: row["postcopy_seconds"], "{:.2f}"),
-    ("rate, of a bare stream's", lambda row: row["rate_of_stream"], "{:.2f}"),
+    ("time to drain, s", drain, "{:.2f}"),
+    ("rate, of a bare stream's", rate, "{:.2f}"),
     ("downtime, ms", lambda row: 1000 * row["downtime_seconds"], "{:.1f}"),
-    ("guest's longest stall, ms",
-     lambda row: row["guest_longest_stall_ms"], "{:.0f}"),
-    ("guest's operations, first second",
-     lambda row: row["guest_operations_first_second"], "{:,.0f}"),
-    ("guest's operations a second before",
-     lambda row: row["guest_operations_per_second_before"], "{:,.0f}"),
+    ("guest's longest stall, ms", longest_stall, "{:.0f}"),
+    ("guest's operations, first second", first_second, "{:,.0f}"),
+    ("guest's operations a second before", second_before, "{:,.0f}"),
     ("guest's waits, number", of_waits("count"), "{:,.0f}"),
     ("guest's waits of 5 ms and more, number", of_waits("long"), "{:,.0f}"),
     ("guest's waits, p50, µs", of_waits("p50_us"), "{:.0f}"),
@@ -170,13 +187,14 @@ def floor_text(section):
              "answer of so many bytes to a request, p50 and p99 in "
              "microseconds, and one stream.", ""]
     sizes = ("4k", "64k", "2m")
-    return lines + table(
+    lines += table(
         ["link", *(f"{size} {p}" for size in sizes for p in ("p50", "p99")),
          "stream, MiB/s"],
         [[link, *(cell([row[f"{p}_us_{size}"] for row in rows], "{:.0f}")
                   for size in sizes for p in ("p50", "p99")),
           cell([row["mib_per_second"] for row in rows], "{:.0f}")]
          for link, rows in by(section["rows"], "link").items()])
+    return lines + lacking_text(section)
 
 
 def encryption_text(section):
@@ -276,16 +294,9 @@ def move_goals(section):
     def against(rows, theirs, take):
         return middle(rows, take) / middle(theirs, take)
 
-    def first(row):
-        return row["guest_operations_first_second"]
-
     def undisturbed(ours, preempt):
-        return (middle(ours,
-                       lambda row: row["guest_operations_per_second_before"])
-                / middle(preempt, first))
+        return middle(ours, second_before) / middle(preempt, first_second)
 
-    drain = FIGURES[0][1]
-    rate = FIGURES[1][1]
     waits = of_waits("p99_us")
     cubic = carriers_of(section, CUBIC_CASE)
     larger = carriers_of(section, LARGER_CASE)
@@ -300,12 +311,12 @@ def move_goals(section):
                "≥", 0.9)
     yield ("guest's work in the first second, of preempt's (undisturbed it "
            f"would be {undisturbed(ours, preempt):.1f})",
-           against(ours, preempt, first), "≥", 20)
+           against(ours, preempt, first_second), "≥", 20)
     if larger:
         ours_larger, theirs = larger["remapd"], larger["preempt"]
         yield ("the same with 2 GiB, which preempt takes longer than a second "
                f"for ({undisturbed(ours_larger, theirs):.1f})",
-               against(ours_larger, theirs, first), "≥", 20)
+               against(ours_larger, theirs, first_second), "≥", 20)
     yield ("guest's waits of 5 ms and more, of preempt's",
            against(ours, preempt, of_waits("long")), "≤", 0.2)
     yield ("fault p99, of the p99 of preempt's guest's waits",
@@ -408,8 +419,8 @@ def plot_moves(section, output):
     figure, both = pyplot.subplots(
         1, 2, figsize=(9, 1.6 + 0.75 * len(cases)), sharey=True)
     for axes, (title, take) in zip(both, (
-            ("time to drain, s", FIGURES[0][1]),
-            ("guest's longest stall, ms", FIGURES[3][1]))):
+            ("time to drain, s", drain),
+            ("guest's longest stall, ms", longest_stall))):
         for place, rows in enumerate(cases.values()):
             carriers = by(rows, "carrier")
             height = 0.8 / len(carriers)

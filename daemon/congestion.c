@@ -11,9 +11,10 @@
 #include "util.h"
 
 /* Neither paces. The second every kernel has, and lets everybody use. */
-static const char *const defaults[] = {"cubic", "reno"};
+#define CONGESTION_DEFAULT  "cubic"
+#define CONGESTION_FALLBACK "reno"
 
-static const char *chosen; /* NULL: the host's */
+static const char *chosen = CONGESTION_FALLBACK;
 
 static bool set(int fd, const char *name)
 {
@@ -24,19 +25,18 @@ static bool set(int fd, const char *name)
 int congestion_choose(const char *name)
 {
     AUTO_CLOSE int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const char *wanted = name ? name : CONGESTION_DEFAULT;
 
-    if (fd < 0 || (name && !set(fd, name)))
+    if (fd >= 0 && set(fd, wanted))
+        chosen = wanted;
+    else if (name)
         return -errno;
-    chosen = name;
-    for (unsigned i = 0; i < ARRAY_SIZE(defaults) && !chosen; i++) {
-        if (set(fd, defaults[i]))
-            chosen = defaults[i];
-    }
+    else
+        chosen = CONGESTION_FALLBACK;
     return 0;
 }
 
 void congestion_set(int fd)
 {
-    if (chosen)
-        set(fd, chosen);
+    set(fd, chosen);
 }

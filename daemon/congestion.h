@@ -15,7 +15,8 @@
  * NULL: CUBIC or Reno. Once the process has only the rights that it keeps, for
  * some controls take CAP_NET_ADMIN. Main thread.
  * Return: 0, -ENOENT if the kernel has none of that name, -EPERM if this
- * process may not use it, or -errno; then nothing has changed. */
+ * process may not use it, or -errno; then nothing has changed. Never with NULL.
+ */
 int congestion_choose(const char *name);
 
 /** congestion_set() - give @fd, a TCP socket, the control that has been chosen.

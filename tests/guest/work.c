@@ -317,9 +317,9 @@ static void thread_operate(struct work_thread *thread)
         uint64_t *waits = &thread->waits[wait_class(gap)];
 
         store(waits, *waits + 1);
+        if (gap * 1000 >= WORK_LONG_WAIT_US * work->tsc_per_ms)
+            store(&thread->long_waits, thread->long_waits + 1);
     }
-    if (gap * 1000 >= WORK_LONG_WAIT_US * work->tsc_per_ms)
-        store(&thread->long_waits, thread->long_waits + 1);
     store(&thread->last_tsc, now);
 }
 

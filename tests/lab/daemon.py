@@ -4,8 +4,10 @@
 import json
 import os
 import re
+import subprocess
+import tempfile
 
-from .basics import BUILD, PATIENCE, run, wait_until
+from .basics import BUILD, Failed, PATIENCE, run, wait_until
 
 PORT = 7654
 
@@ -34,6 +36,18 @@ def lacks_remap():
     if re.search(r"^ *remap +yes$", run(find_remapd(), "--probe"), re.MULTILINE):
         return None
     return "this kernel has no UFFDIO_REMAP, see make check-kernel"
+
+
+def refusal(*options):
+    """What a remapd says that must not start with these options."""
+    with tempfile.TemporaryDirectory(prefix="remapd-") as directory:
+        ended = subprocess.run(
+            [find_remapd(), "--handoff", f"{directory}/h",
+             "--control", f"{directory}/c", "--listen", "127.0.0.1:0", *options],
+            capture_output=True, text=True, timeout=10 * PATIENCE, check=False)
+    if ended.returncode != 1:
+        raise Failed(f"remapd ended with {ended.returncode}: {ended.stderr}")
+    return ended.stderr
 
 
 class Remapd:

@@ -37,8 +37,13 @@ class Host:
 
     def set_congestion(self, control):
         """Of connections to come. /proc/sys/net is that of who looks."""
-        run("ip", "netns", "exec", self.namespace, "sh", "-c",
-            f"echo {control} > {CONGESTION}")
+        try:
+            run("ip", "netns", "exec", self.namespace, "sh", "-c",
+                f"echo {control} > {CONGESTION}")
+        except Failed as error:
+            raise Refused(
+                f"congestion control {control} must be in "
+                f"net.ipv4.tcp_allowed_congestion_control: {error}") from None
 
     def bytes_sent(self):
         link, = json.loads(run("ip", "-n", self.namespace, "-j", "-s", "link",

@@ -16,7 +16,7 @@ from pair import (Failed, Migration, PROGRAMS, Pair, Process, SANITIZED,
                   huge_pages, own_network, require, run, wait_until)
 from harness import Skip, run as run_tests, test
 from lab.basics import stop_on_signals
-from lab.daemon import PORT, find_remapd, lacks_remap
+from lab.daemon import PORT, lacks_remap, refusal
 from lab.pingpong import PingPong
 
 KINDS = ("anon", "thp", "memfd", "hugetlb", "hugetlb-shared")
@@ -248,17 +248,9 @@ def congestion_control(control):
 
 @test
 def no_such_congestion_control():
-    with Pair() as pair:
-        host = pair.hosts[0]
-        refused = host.spawn(
-            [find_remapd(), "--handoff", host.directory / "handoff2",
-             "--control", host.directory / "control2", "--listen",
-             f"{host.address}:{PORT + 1}", "--tcp-congestion=nonesuch"],
-            "refused")
-        require(refused.child.wait(10) == 1, "it went on")
-        text = refused.output()
-    require("tcp-congestion: the kernel has none called nonesuch" in text,
-            text)
+    said = refusal("--tls", "off", "--tcp-congestion", "nonesuch")
+    require("tcp-congestion: the kernel has none called nonesuch" in said,
+            said)
 
 
 @test

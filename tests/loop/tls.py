@@ -28,7 +28,7 @@ from wire import *
 from harness import Skip, run as run_tests, test
 from lab import hosts as lab_hosts, pki
 from lab.basics import stop_on_signals
-from lab.daemon import PORT, Remapd, find_remapd
+from lab.daemon import PORT, Remapd, refusal
 
 DAY = datetime.timedelta(days=1)
 SOURCE_HOST, DESTINATION_HOST = "127.0.0.1", "127.0.0.2"
@@ -504,14 +504,9 @@ def a_fresh_install():
 @test
 def asked_for_and_not_there():
     """tls = on without a certificate: it does not start."""
-    ended = subprocess.run(
-        [find_remapd(), "--handoff", DIRECTORY / "h", "--control", DIRECTORY / "c",
-         "--listen", "127.0.0.1:0", "--tls", "on",
-         "--tls-ca", DIRECTORY / "nowhere.pem"],
-        capture_output=True, text=True, timeout=PATIENCE, check=False)
-    print(f"#   {ended.stderr.strip()}")
-    require(ended.returncode == 1 and
-            "nowhere.pem: No such file" in ended.stderr, ended.stderr)
+    said = refusal("--tls", "on", "--tls-ca", DIRECTORY / "nowhere.pem")
+    print(f"#   {said.strip()}")
+    require("nowhere.pem: No such file" in said, said)
 
 
 def replace(files, others):
