@@ -2,7 +2,7 @@
 #
 # make bench              all measurements, about 30 minutes
 # make bench QUICK=1      the same with fewer rounds, under 5
-# make bench ONLY="placement floor moves service scale"   only these
+# make bench ONLY="placement floor moves service scale encryption"   only these
 # make bench-publish      what the last run found, into docs/benchmark and README.md
 
 BENCH_OPTIONS = $(if $(filter 1,$(QUICK)),--quick) $(if $(ONLY),--only $(ONLY))

@@ -183,7 +183,7 @@ def moved(carrier, memory="1G", pattern="random", backend="thp", precopy=False,
                     {"pattern": pattern})
         vm.start(pager=how["pager"])
         move = vm.move(precopy=precopy, warm=True, **how)
-        move.settle()
+        move.rest()
         vm.wait_runs()
         figures = move.figures()
         timeline = move.timeline()

@@ -15,7 +15,7 @@
  * does not wait behind more than that at the bottleneck. */
 #define BULK_QUEUE_US         300
 #define BULK_MIN_BUFFER_BYTES (64u << 10)
-#define BULK_MAX_BUFFER_BYTES (16u << 20)
+#define BULK_MAX_BUFFER_BYTES (32u << 20)
 #define BULK_NEW_BUFFER_BYTES (256u << 10) /* before anything is known */
 #define BULK_TUNE_EVERY_BYTES (1u << 20)
 
@@ -74,25 +74,35 @@ static bool channel_info(const struct channel *channel, struct tcp_info *info)
     return !getsockopt(channel->link.fd, IPPROTO_TCP, TCP_INFO, info, &length);
 }
 
+bool channel_bound_queue(int fd, uint64_t bytes, uint64_t link_bytes)
+{
+    /* The kernel doubles what it is told, for its own needs, which are few. */
+    int buffer = (int)(bytes / 2), unlocked = 0, got = 0;
+    socklen_t length = sizeof(got);
+
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &got, &length) ||
+        got >= 2 * buffer || (uint64_t)got * 3 / 4 >= link_bytes)
+        return true;
+    return setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &unlocked, sizeof(unlocked));
+}
+
 static void channel_tune(struct channel *channel)
 {
     struct tcp_info info;
-    uint64_t sent = channel->sent_bytes, in_flight;
-    int buffer;
+    uint64_t sent = channel->sent_bytes, rate, queue;
 
-    if (channel->kind != CHANNEL_BULK ||
+    if (channel->kind != CHANNEL_BULK || channel->unbound ||
         sent - channel->tuned_at_bytes < BULK_TUNE_EVERY_BYTES)
         return;
     channel->tuned_at_bytes = sent;
     if (!channel_info(channel, &info))
         return;
-    in_flight =
-        info.tcpi_delivery_rate * (info.tcpi_min_rtt + BULK_QUEUE_US) / 1000000;
-    /* The kernel doubles what it is told, for its own needs, which are few. */
-    buffer = (int)MIN(MAX(in_flight, BULK_MIN_BUFFER_BYTES) / 2,
-                      BULK_MAX_BUFFER_BYTES);
-    setsockopt(channel->link.fd, SOL_SOCKET, SO_SNDBUF, &buffer,
-               sizeof(buffer));
+    rate = info.tcpi_delivery_rate;
+    queue = rate * (info.tcpi_min_rtt + BULK_QUEUE_US) / 1000000;
+    queue = MIN(MAX(queue, BULK_MIN_BUFFER_BYTES), BULK_MAX_BUFFER_BYTES);
+    channel->unbound = !channel_bound_queue(channel->link.fd, queue,
+                                            rate * info.tcpi_min_rtt / 1000000);
 }
 
 /* Some of @iov, at least a byte. Return: how many bytes, or -errno. */

@@ -10,6 +10,7 @@
 #define REMAPD_CHANNEL_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -25,6 +26,7 @@ struct channel {
     struct frame_header next; /* read ahead together with the last payload */
     unsigned next_bytes;
     uint64_t tuned_at_bytes;
+    bool unbound; /* bulk: the kernel sizes the queue; channel_bound_queue() */
     _Atomic uint64_t sent_bytes, received_bytes;
 };
 
@@ -43,6 +45,14 @@ static inline bool channel_copies(const struct channel *channel)
 /** channel_bound_silence() - what @fd, a connected socket, has sent must be
  * acknowledged within @seconds, or it ends with an error. */
 void channel_bound_silence(int fd, unsigned seconds);
+
+/** channel_bound_queue() - let @fd, a TCP socket, hold @bytes that the peer has
+ * not acknowledged, and no more; less, where less may be asked for
+ * (net.core.wmem_max). Any thread.
+ * @link_bytes: what the link carries in a round trip
+ * Return: true; false if what may be asked for does not fill the link, and the
+ * kernel, which may, sizes the queue from now on (Linux 5.15). */
+bool channel_bound_queue(int fd, uint64_t bytes, uint64_t link_bytes);
 
 /** channel_shutdown() - end both directions; blocked calls return. */
 void channel_shutdown(struct channel *channel);

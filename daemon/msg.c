@@ -29,8 +29,9 @@ struct msg_conn {
     bool open;             /* connected, and the handshake is done */
     const struct msg_handlers *handlers;
     void *owner;
-    bool busy; /* in a handler: freeing is put off */
-    bool dead; /* freed or detached meanwhile */
+    uint64_t room; /* bytes: what more may be queued, by its owner's leave */
+    bool busy;     /* in a handler: freeing is put off */
+    bool dead;     /* freed or detached meanwhile */
     char peer[INET6_ADDRSTRLEN + 16];
 };
 
@@ -250,6 +251,11 @@ void msg_conn_adopt(struct msg_conn *conn, const struct msg_handlers *handlers,
     conn->owner = owner;
 }
 
+void msg_conn_allow(struct msg_conn *conn, uint64_t bytes)
+{
+    conn->room += bytes;
+}
+
 void msg_conn_send(struct msg_conn *conn, const Remapd__Message *message)
 {
     uint32_t bytes = (uint32_t)remapd__message__get_packed_size(message);
@@ -259,7 +265,7 @@ void msg_conn_send(struct msg_conn *conn, const Remapd__Message *message)
 
     if (!conn->open)
         return;
-    if (evbuffer_get_length(out) > MSG_QUEUE_MAX_BYTES) {
+    if (evbuffer_get_length(out) > MSG_QUEUE_MAX_BYTES + conn->room) {
         shutdown(bufferevent_getfd(conn->bev), SHUT_RDWR);
         return;
     }

@@ -42,6 +42,10 @@ msg_conn_connect(struct event_base *base, const struct sockaddr *address,
 void msg_conn_adopt(struct msg_conn *conn, const struct msg_handlers *handlers,
                     void *owner);
 
+/** msg_conn_allow() - let so many @bytes more be queued than a peer that does
+ * not read may leave: for a list that is sent at once. Main thread. */
+void msg_conn_allow(struct msg_conn *conn, uint64_t bytes);
+
 /** msg_conn_send() - queue @message. What cannot be sent closes @conn; once it
  * is closed, or before the other side is known, nothing is sent. */
 void msg_conn_send(struct msg_conn *conn, const Remapd__Message *message);

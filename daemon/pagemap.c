@@ -48,6 +48,7 @@ void pagemap_again(struct pagemap *map)
 {
     pageset_fill(&map->unclaimed, &map->missing, &map->received);
     pageset_fill(&map->unrequested, &map->missing, NULL);
+    map->again_ns = now_ns();
 }
 
 const struct pageset *pagemap_wanted(const struct pagemap *map)
@@ -143,8 +144,10 @@ uint64_t pagemap_waiting_ns(struct pagemap *map)
     uint64_t since = UINT64_MAX;
 
     pthread_mutex_lock(&map->lock);
-    for (unsigned i = 0; i < map->fault_count; i++)
-        since = MIN(since, map->faults[i].since_ns);
+    for (unsigned i = 0; i < map->fault_count; i++) {
+        if (map->faults[i].since_ns >= map->again_ns)
+            since = MIN(since, map->faults[i].since_ns);
+    }
     pthread_mutex_unlock(&map->lock);
     return since;
 }

@@ -37,6 +37,7 @@ struct pagemap {
         uint64_t page, since_ns;
     } faults[PAGEMAP_TIMED_FAULTS];
     unsigned fault_count;
+    uint64_t again_ns; /* who waited before has been woken, to ask again */
     pthread_mutex_t granules[PAGEMAP_LOCKS]; /* each of many granules */
 };
 
@@ -94,8 +95,8 @@ void pagemap_received(struct pagemap *map, uint64_t first, unsigned pages,
  * missing; the number of pages if there is none. */
 uint64_t pagemap_received_next(const struct pagemap *map, uint64_t from);
 
-/** pagemap_waiting_ns() - since when the fault that has waited longest does;
- * UINT64_MAX if none waits. */
+/** pagemap_waiting_ns() - since when the fault that has waited longest does, of
+ * those since pagemap_again(); UINT64_MAX if none waits. */
 uint64_t pagemap_waiting_ns(struct pagemap *map);
 
 /** pagemap_placed() - the pages of @mask are placed; measures the faults that

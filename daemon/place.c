@@ -122,13 +122,16 @@ static void place_wait(unsigned fruitless)
         nanosleep(&nap, NULL);
 }
 
+/* @whole: set to whether @engine did it in one piece. */
 static int place_range(const struct place_target *target,
                        enum place_engine engine, const struct block *block,
                        uint64_t offset, uint64_t length, const char *from,
-                       bool zero)
+                       bool zero, bool *whole)
 {
+    uint64_t all = length;
     unsigned fruitless = 0;
 
+    *whole = true;
     if (zero ? !engines[engine]->zero : !engines[engine]->data)
         engine = PLACE_COPY;
     while (length) {
@@ -159,6 +162,7 @@ static int place_range(const struct place_target *target,
             return -ESRCH;
         case OUTCOME_COPY:
             engine = PLACE_COPY;
+            *whole = false;
             atomic_fetch_add(&target->stats->fallback_pages,
                              length / PAGE_BYTES);
             break;
@@ -167,7 +171,8 @@ static int place_range(const struct place_target *target,
         }
         offset += done;
         length -= done;
-        from += done;
+        *whole &= length == all;
+        from = from ? from + done : NULL;
     }
     return 0;
 }
@@ -181,13 +186,27 @@ int place_data(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length,
                const void *from)
 {
-    return place_range(target, engine, block, offset, length, from, false);
+    bool whole;
+
+    return place_range(target, engine, block, offset, length, from, false,
+                       &whole);
+}
+
+int place_staged(const struct place_target *target, enum place_engine engine,
+                 const struct block *block, uint64_t offset, const void *from,
+                 bool *whole)
+{
+    return place_range(target, engine, block, offset, HUGE_BYTES, from, false,
+                       whole);
 }
 
 int place_zero(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length)
 {
-    return place_range(target, engine, block, offset, length, NULL, true);
+    bool whole;
+
+    return place_range(target, engine, block, offset, length, NULL, true,
+                       &whole);
 }
 
 bool place_merges(const struct place_target *target, enum place_engine engine)
@@ -217,6 +236,8 @@ int place_slot(const struct place_target *target, struct placer_pool *placers,
 int place_present(const struct place_target *target, const struct block *block,
                   uint64_t offset, bool minor)
 {
+    bool whole;
+
     return place_range(target, minor ? PLACE_CONTINUE : PLACE_COPY, block,
-                       offset, block->page_size, NULL, !minor);
+                       offset, block->page_size, NULL, !minor, &whole);
 }

@@ -102,7 +102,14 @@ int place_data(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length,
                const void *from);
 
-/** place_zero() - the same for pages that are zero. */
+/** place_staged() - place_data() of a huge page. @whole: set, if 0 is returned,
+ * to whether it is one in the guest, too; otherwise its pages are there singly:
+ * some were there before, or had to be copied. */
+int place_staged(const struct place_target *target, enum place_engine engine,
+                 const struct block *block, uint64_t offset, const void *from,
+                 bool *whole);
+
+/** place_zero() - place_data() for pages that are zero. */
 int place_zero(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length);
 

@@ -3,6 +3,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -231,13 +232,13 @@ placer_copy(const struct placer_slot *slot, const struct placer_fill *fill,
                : -EPIPE;
 }
 
-/* Is it the network that one waits for, and not QEMU? */
+/* Is it the network that one waits for, and not QEMU? QEMU has told the socket
+ * how much it waits for (SO_RCVLOWAT), and poll() asks for the same. */
 static bool placer_waits_for(int fd)
 {
-    char byte;
+    struct pollfd pollfd = {.fd = fd, .events = POLLIN};
 
-    return fd >= 0 && recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
-           errno == EAGAIN;
+    return fd >= 0 && !poll(&pollfd, 1, 0);
 }
 
 /* Wait for the answer to a command, which is waiting itself for the network at

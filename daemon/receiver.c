@@ -207,6 +207,13 @@ static int place_runs(struct receive_thread *thread, const struct frame *frame,
     return 0;
 }
 
+/* Its pages came, or were placed, on their own. */
+static void note_pieces(struct receiver *receiver, const struct frame *frame)
+{
+    if (collapser_note(&receiver->collapser, frame_first_page(frame)))
+        atomic_fetch_add(&receiver->target.stats->pieces, 1);
+}
+
 /* Run by run; the bytes are at @from. */
 static int place_pages(struct receive_thread *thread,
                        const struct arrival *arrival, const uint8_t *from)
@@ -220,9 +227,8 @@ static int place_pages(struct receive_thread *thread,
      * have it already. */
     if (place_ops_of(engine)->in_place)
         collapser_note_shared(&receiver->collapser, frame_first_page(frame));
-    else if (place_ops_of(engine)->huge && frame->kind != FRAME_ZERO &&
-             collapser_note(&receiver->collapser, frame_first_page(frame)))
-        atomic_fetch_add(&receiver->target.stats->pieces, 1);
+    else if (place_ops_of(engine)->huge && frame->kind != FRAME_ZERO)
+        note_pieces(receiver, frame);
     ret = place_runs(thread, frame, arrival->want_data, from);
     if (!ret)
         ret = place_runs(thread, frame, arrival->want_zero, NULL);
@@ -400,19 +406,24 @@ static int receive_into_staging(struct receive_thread *thread,
     struct receiver *receiver = thread->receiver;
     const struct frame *frame = arrival->frame;
     uint8_t *slot = staging_take(thread->staging);
+    bool whole;
     int ret;
 
     if (!slot)
         return receive_pages(thread, arrival);
     ret = receive_payload(thread, arrival, slot);
     if (!ret) {
-        ret = place_data(&receiver->target,
-                         receiver->engines[frame->block->index], frame->block,
-                         frame->offset, HUGE_BYTES, slot);
-        if (ret)
+        ret = place_staged(&receiver->target,
+                           receiver->engines[frame->block->index], frame->block,
+                           frame->offset, slot, &whole);
+        if (ret) {
             arrival_stuck(arrival, ret);
-        else
+        } else if (whole) {
             arrival_placed_whole(thread, arrival);
+        } else {
+            note_pieces(receiver, frame);
+            arrival_placed(thread, arrival);
+        }
     }
     staging_release(thread->staging);
     return ret;

@@ -36,6 +36,13 @@ static bool can_remap(const struct session *session)
             session->conf->engine == PLACE_ENGINES);
 }
 
+/* Of a bulk channel's staging, for its part of @bytes. */
+static uint32_t bulk_slots(const struct session *session, uint64_t bytes)
+{
+    return (uint32_t)MIN(bytes / HUGE_BYTES / session->conf->bulk_channels + 1,
+                         STAGING_MAX_SLOTS / session->conf->bulk_channels);
+}
+
 static bool has_placers(const struct session *session)
 {
     return session->destination->placers.count == destination_channels(session);
@@ -53,9 +60,7 @@ static void destination_init(struct session *session,
     if (session->conf->engine == PLACE_MOVE ||
         (session->conf->engine == PLACE_ENGINES && !can_remap(session))) {
         welcome.placers = htobe32(destination_channels(session));
-        welcome.slots = htobe32(
-            (uint32_t)MIN(be64toh(hello->ram_bytes) / PLACER_SLOT_BYTES + 1,
-                          STAGING_MAX_SLOTS));
+        welcome.slots = htobe32(bulk_slots(session, be64toh(hello->ram_bytes)));
     }
     session_welcome(session, &welcome);
     if (session->returned)
@@ -195,22 +200,21 @@ static bool new_receiver(struct session *session)
 /* Have staging of our own primed, for as much as is private. */
 static int begin_staging(const struct session *session)
 {
-    uint64_t slots = 0;
+    uint64_t bytes = 0;
+    uint32_t slots;
 
     for (uint32_t i = 0; i < session->table.count; i++) {
         const struct block *block = &session->table.blocks[i];
 
         if (!block->shared && block->page_size == PAGE_BYTES)
-            slots += block->length / HUGE_BYTES;
+            bytes += block->length;
     }
-    if (!slots || !can_remap(session))
+    if (bytes < HUGE_BYTES || !can_remap(session))
         return 0;
+    slots = bulk_slots(session, bytes);
     return receiver_stage(
         session->destination->receiver, session->conf->urgent_channels,
-        (uint32_t)MIN(slots, STAGING_URGENT_SLOTS),
-        session->conf->bulk_channels,
-        (uint32_t)MIN(slots / session->conf->bulk_channels + 1,
-                      STAGING_MAX_SLOTS));
+        MIN(slots, STAGING_URGENT_SLOTS), session->conf->bulk_channels, slots);
 }
 
 static void on_prepare(struct session *session, const Remapd__Prepare *body)
@@ -316,6 +320,7 @@ static int serve(struct session *session)
 
     if (destination->serving)
         return 0;
+    update_figures(session);
     session->map_bytes = receiver_bytes(destination->receiver, &constant);
     session->active_ns = now_ns();
     session_heartbeat(session, ACTIVE_TICK_MS);

@@ -117,7 +117,7 @@ void staging_expect(struct staging *staging, uint64_t uses)
     struct stager *stager = staging->stager;
 
     pthread_mutex_lock(&stager->lock);
-    staging->limit = uses;
+    staging->limit = staging->used + uses;
     pthread_cond_signal(&stager->work);
     pthread_mutex_unlock(&stager->lock);
 }

@@ -55,8 +55,8 @@ int stager_start(struct stager *stager, struct thread_status *status);
 /** stager_primed() - is every slot primed, or no memory to be had? */
 bool stager_primed(struct stager *stager);
 
-/** staging_expect() - about so many slots of @staging will be used in all: no
- * more are primed. Until this is called each is primed once. */
+/** staging_expect() - about @uses more slots of @staging will be used: no more
+ * are primed. Until this is called each is primed once. */
 void staging_expect(struct staging *staging, uint64_t uses);
 
 /** stager_stop() - have the thread end, without waiting for it. */

@@ -138,6 +138,10 @@ void wire_send_left(struct session *session, const struct pageset *set)
     Remapd__LeftEnd body = REMAPD__LEFT_END__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
 
+    if (!session->control)
+        return;
+    /* A bit a page at most, and around it what is small beside that. */
+    msg_conn_allow(session->control, pageset_bytes(set) / 8 * 9);
     for (uint32_t i = 0; i < session->table.count; i++) {
         const struct block *block = &session->table.blocks[i];
         uint64_t pages = block->length / PAGE_BYTES;

@@ -95,6 +95,7 @@ class Move:
         if self.precopy:
             self.wait_round(2)
             self.give_warm()
+        self.asked = time.time()
         self.source.qmp("migrate-start-postcopy")
 
     def give_warm(self):
@@ -161,6 +162,13 @@ class Move:
             return (self.huge_kept is None or self.huge_kept >= share
                     or time.time() > self.ended + seconds)
         wait_until(huge, "huge pages looked at", seconds + 10, 0.1)
+
+    def rest(self, seconds=1):
+        """Waits so long after the end, and takes the figures of the processes
+        anew: making huge pages again is work, too."""
+        time.sleep(max(0, self.ended + seconds - time.time()))
+        self.after = self.counters() | {"bytes": self.after["bytes"]}
+        self.look_at_huge_pages()
 
     def completed(self):
         self.check()
@@ -242,6 +250,11 @@ class Move:
         done = self.destination.qmp.find("MIGRATION", status="completed")
         return done.time - active.time
 
+    def asked_seconds(self):
+        """From the command to switch to the end."""
+        done = self.destination.qmp.find("MIGRATION", status="completed")
+        return done.time - self.asked
+
     def downtime_seconds(self):
         return self.destination.qmp.find("RESUME").time - self.switchover()
 
@@ -305,6 +318,7 @@ class Move:
             "total_seconds": round(self.ended - self.begun, 3),
             "downtime_seconds": round(self.downtime_seconds(), 4),
             "postcopy_seconds": round(self.postcopy_seconds(), 3),
+            "asked_seconds": round(self.asked_seconds(), 3),
             "bytes_on_wire": self.after["bytes"] - self.before["bytes"],
             "pages": self.pages(),
             "fault_latency_us": self.fault_latency(),

@@ -217,17 +217,31 @@ static void the_map_outlives_its_daemon(void **state)
 
 static void the_longest_wait_is_known(void **state)
 {
-    uint64_t mask[PAGESET_MASK_WORDS];
+    uint64_t mask[PAGESET_MASK_WORDS], now = now_ns();
 
     (void)state;
     pagemap_expect(&map, 0, 2);
     assert_true(pagemap_waiting_ns(&map) == UINT64_MAX);
-    pagemap_request(&map, 0, 0, 1, 30);
-    pagemap_request(&map, 1, 1, 1, 20);
-    assert_int_equal(pagemap_waiting_ns(&map), 20);
+    pagemap_request(&map, 0, 0, 1, now + 1);
+    pagemap_request(&map, 1, 1, 1, now);
+    assert_int_equal(pagemap_waiting_ns(&map), now);
     mask_fill(mask, 1);
     pagemap_placed(&map, 1, 1, mask, &waited);
-    assert_int_equal(pagemap_waiting_ns(&map), 30);
+    assert_int_equal(pagemap_waiting_ns(&map), now + 1);
+}
+
+static void who_waited_before_does_not_count(void **state)
+{
+    uint64_t now;
+
+    (void)state;
+    pagemap_expect(&map, 0, 2);
+    pagemap_request(&map, 0, 0, 1, now_ns());
+    pagemap_again(&map);
+    assert_true(pagemap_waiting_ns(&map) == UINT64_MAX);
+    now = now_ns();
+    pagemap_request(&map, 0, 0, 1, now);
+    assert_int_equal(pagemap_waiting_ns(&map), now);
 }
 
 /* The promise: at most one byte a granule of 4 KiB. */
@@ -247,6 +261,7 @@ int main(void)
         pagemap_test(what_did_not_come_is_wanted_again),
         pagemap_test(the_map_outlives_its_daemon),
         pagemap_test(the_longest_wait_is_known),
+        pagemap_test(who_waited_before_does_not_count),
         pagemap_test(a_claimed_page_is_wanted_by_one),
         pagemap_test(a_fault_is_asked_for_once_and_measured),
         pagemap_test(a_granule_is_asked_for_whole_or_not),

@@ -130,10 +130,12 @@ static uint8_t *filled_slot(uint64_t offset)
     return slot;
 }
 
+static bool whole; /* the last one placed */
+
 static int place_filled(uint64_t offset, uint8_t *slot)
 {
-    return place_data(&guest.target, PLACE_REMAP, &guest.block, offset,
-                      HUGE_BYTES, slot);
+    return place_staged(&guest.target, PLACE_REMAP, &guest.block, offset, slot,
+                        &whole);
 }
 
 static void assert_page(uint64_t offset, uint8_t byte)
@@ -179,6 +181,7 @@ static void a_slot_moves_whole(void **state)
         uint8_t *slot = filled_slot(offset);
 
         assert_int_equal(place_filled(offset, slot), 0);
+        assert_true(whole);
         staging_release(guest.staging);
     }
     assert_int_equal(huge_kib(), GUEST_BYTES >> 10);
@@ -200,6 +203,7 @@ static void pages_that_are_there_stay(void **state)
                      0);
     munmap(page, PAGE_BYTES);
     assert_int_equal(place_filled(0, filled_slot(0)), 0);
+    assert_false(whole);
     staging_release(guest.staging);
     assert_page(there, 0xee);
     assert_page(there - PAGE_BYTES, mark(there - PAGE_BYTES));

@@ -116,6 +116,10 @@ static void no_more_is_primed_than_will_be_used(void **state)
         staging_release(staging);
     }
     assert_int_equal(resident_slots(staging), 0);
+    /* And so much more, after a pause. */
+    staging_expect(staging, 1);
+    await_primed();
+    assert_int_equal(resident_slots(staging), 1);
 }
 
 static void rings_are_mappings_of_their_own(void **state)
