@@ -164,10 +164,13 @@ class Move:
         wait_until(huge, "huge pages looked at", seconds + 10, 0.1)
 
     def rest(self, seconds=1):
-        """Waits so long after the end, and takes the figures of the processes
-        anew: making huge pages again is work, too."""
+        """Waits so long after the end, and takes the processes' times anew:
+        making huge pages again is work, too. The source's QEMU has ended."""
         time.sleep(max(0, self.ended + seconds - time.time()))
-        self.after = self.counters() | {"bytes": self.after["bytes"]}
+        self.after["cpu"] |= {name: process.cpu_seconds()
+                              for name, process in self.processes().items()
+                              if name != "qemu_source"}
+        self.after["vcpu"]["destination"] = self.destination.vcpu_seconds()
         self.look_at_huge_pages()
 
     def completed(self):
@@ -226,18 +229,21 @@ class Move:
         return host.remapd.report(role, self.vm.config.name,
                                   self.known_reports[host])
 
-    def counters(self):
+    def processes(self):
         processes = {"qemu_source": self.source.process,
                      "qemu_destination": self.destination.process}
         for role, host in (("source", self.old_host),
                            ("destination", self.new_host)):
             if host.remapd:
                 processes[f"remapd_{role}"] = host.remapd.process
+        return processes
+
+    def counters(self):
         return {"bytes": self.old_host.bytes_sent(),
                 "cpu": {name: process.cpu_seconds()
-                        for name, process in processes.items()},
-                "vcpu": self.source.vcpu_seconds()
-                        + self.destination.vcpu_seconds()}
+                        for name, process in self.processes().items()},
+                "vcpu": {"source": self.source.vcpu_seconds(),
+                         "destination": self.destination.vcpu_seconds()}}
 
     # ---- the figures ----
 
@@ -313,6 +319,8 @@ class Move:
     def figures(self):
         cpu = {name: round(seconds - self.before["cpu"][name], 2)
                for name, seconds in self.after["cpu"].items()}
+        vcpu = (sum(self.after["vcpu"].values())
+                - sum(self.before["vcpu"].values()))
         return {
             "engine": self.engine(),
             "total_seconds": round(self.ended - self.begun, 3),
@@ -331,5 +339,5 @@ class Move:
             "thp_bytes_destination": self.thp_bytes_destination,
             "huge_kept": self.huge_kept,
             "cpu_seconds": cpu,
-            "vcpu_seconds": round(self.after["vcpu"] - self.before["vcpu"], 2),
+            "vcpu_seconds": round(vcpu, 2),
         }
