@@ -199,6 +199,7 @@ int main(int argc, char **argv)
     if (!term || !interrupt || !hangup || event_add(term, NULL) ||
         event_add(interrupt, NULL) || event_add(hangup, NULL))
         die("signals: no memory");
+    umask(0027); /* from here on there are reports, for the group, too */
     sandbox_enter(conf->sandbox);
     choose_congestion();
     check_report_dir();

@@ -121,15 +121,19 @@ static void stranger_timeout(evutil_socket_t fd, short what, void *opaque)
     stranger_refuse(opaque, "no hello in time");
 }
 
-/* IPv4's as IPv6's; all zeros for what is neither. */
+/* IPv4's as IPv6's, of which the network: a host has a whole one to choose
+ * addresses from. All zeros for what is neither. */
 static struct in6_addr peer_host(const struct sockaddr *address)
 {
     const struct sockaddr_in6 *in6 = (const void *)address;
     const struct sockaddr_in *in = (const void *)address;
     struct in6_addr host = {0};
 
-    if (address && address->sa_family == AF_INET6)
-        return in6->sin6_addr;
+    if (address && address->sa_family == AF_INET6) {
+        host = in6->sin6_addr;
+        if (!IN6_IS_ADDR_V4MAPPED(&host))
+            host.s6_addr32[2] = host.s6_addr32[3] = 0;
+    }
     if (address && address->sa_family == AF_INET)
         host.s6_addr32[3] = in->sin_addr.s_addr;
     return host;

@@ -41,14 +41,15 @@ static uint64_t placer_staging(const struct placer *placer, uint32_t slot)
     return placer->staging + (uint64_t)slot * PLACER_SLOT_BYTES;
 }
 
-/* Send @command, and lend QEMU @fd with it, if that is not -1. Return: whether
- * QEMU gets it. */
+/* Send @command, and lend QEMU @fd with it, if that is not -1. One that does
+ * not read its few commands is not waited for: the main thread primes, too.
+ * Return: whether QEMU gets it. */
 static bool placer_command(struct placer *placer,
                            const struct placer_command *command, int fd)
 {
     struct iovec iov = {(void *)(uintptr_t)command, sizeof(*command)};
 
-    if (placer->broken || packet_send(placer->fd, &iov, 1, fd, 0)) {
+    if (placer->broken || packet_send(placer->fd, &iov, 1, fd, MSG_DONTWAIT)) {
         placer->broken = true;
         return false;
     }

@@ -373,7 +373,8 @@ void session_pause(struct session *session, const char *format, ...)
     session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_PAUSED,
                 "%s paused, %llu pages left: %s", role_name(session),
                 (unsigned long long)session->left_pages, reason);
-    session->loss_said = strstr(reason, session_ops_of(session)->qemu_left);
+    session->loss_said =
+        strstr(reason, session_ops_of(session)->qemu_left(session));
     session_tell(session, TELL_PAUSED, reason);
     session_sample(session, true);
     session->state = SESSION_PAUSED;
@@ -544,7 +545,7 @@ void session_close(struct session *session)
 void session_qemu_left(struct session *session, const char *reason)
 {
     const char *role = role_name(session);
-    const char *lost = session_ops_of(session)->qemu_left;
+    const char *lost = session_ops_of(session)->qemu_left(session);
 
     if (session->state == SESSION_ACTIVE)
         session_pause(session, "%s: %s", lost, reason);
@@ -582,10 +583,41 @@ static void add_number(struct json_object *json, const char *key,
     json_object_object_add(json, key, json_object_new_uint64(value));
 }
 
+static bool is_utf8(const char *text)
+{
+    struct json_tokener *tokener = json_tokener_new();
+    struct json_object *json = json_object_new_string(text);
+    struct json_object *parsed;
+    bool good;
+
+    json_tokener_set_flags(tokener, JSON_TOKENER_VALIDATE_UTF8);
+    parsed =
+        json_tokener_parse_ex(tokener, json_object_to_json_string(json), -1);
+    good = parsed;
+    json_object_put(parsed);
+    json_object_put(json);
+    json_tokener_free(tokener);
+    return good;
+}
+
+/* @value, of which a QEMU or a peer may have said what it liked. */
 static void add_text(struct json_object *json, const char *key,
                      const char *value)
 {
-    json_object_object_add(json, key, json_object_new_string(value));
+    AUTO_FREE char *text = strdup(value);
+    size_t end = text ? strlen(text) : 0, cut = 0;
+
+    if (!text)
+        abort();
+    /* Its end may be within a character, of up to four bytes. */
+    while (!is_utf8(text) && cut < 4 && end)
+        cut++, text[--end] = 0;
+    if (!is_utf8(text)) {
+        strcpy(text, value);
+        for (char *c = text; *c; c++)
+            *c = (unsigned char)*c < 0x80 ? *c : '?';
+    }
+    json_object_object_add(json, key, json_object_new_string(text));
 }
 
 /* The engines in use, the one with the most memory first. */

@@ -226,7 +226,8 @@ extern const struct session_ops {
     void (*disconnect)(struct session *session);
     void (*stop)(struct session *session); /* have the page threads end */
     bool (*ended)(const struct session *session); /* have they? */
-    const char *qemu_left; /* what it means after the switchover */
+    /* What it means that QEMU has left after the agreement. */
+    const char *(*qemu_left)(const struct session *session);
     void (*fini)(struct session *session);
     enum place_engine (*engine)(const struct session *session,
                                 uint32_t block); /* or PLACE_ENGINES */

@@ -151,7 +151,7 @@ static void on_block(struct session *session, const Remapd__Block *body)
     };
     char error[ERROR_TEXT_BYTES];
 
-    if (session->state != SESSION_JOINED ||
+    if (session->state != SESSION_JOINED || session->destination->receiver ||
         strlen(body->idstr) >= sizeof(block.idstr)) {
         session_lost(session, "a block out of turn, or with too long a name");
         return;
@@ -817,6 +817,18 @@ static enum place_engine destination_engine(const struct session *session,
                                          : PLACE_ENGINES;
 }
 
+/* Without a userfaultfd its guest has not run yet. */
+static const char *destination_qemu_left(const struct session *session)
+{
+    const struct session_destination *destination = session->destination;
+
+    return session->returned || destination->left_known ||
+                   destination->uffd >= 0
+               ? PLACE_QEMU_LEFT
+               : "the destination's QEMU has left before it had the guest, "
+                 "which is at its source";
+}
+
 const struct session_ops session_destination_ops = {
     .handoff = {.message = handoff_message, .closed = handoff_closed},
     .control = {.message = control_message, .closed = control_closed},
@@ -827,7 +839,7 @@ const struct session_ops session_destination_ops = {
     .disconnect = destination_disconnect,
     .stop = destination_stop,
     .ended = destination_ended,
-    .qemu_left = PLACE_QEMU_LEFT,
+    .qemu_left = destination_qemu_left,
     .fini = destination_fini,
     .engine = destination_engine,
 };

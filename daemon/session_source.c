@@ -34,6 +34,7 @@ struct session_source {
     bool preparing; /* the destination has the table, which is whole */
     struct source_channel channels[THREAD_MAX_CHANNELS];
     unsigned channel_count, welcomed;
+    uint64_t opened_ns; /* since when the channels are being opened */
     struct sender *sender;
     bool started; /* Start has come since the last Welcome */
     /* Coming back. */
@@ -273,6 +274,7 @@ static void on_welcome(struct session *session, const Remapd__Welcome *welcome)
         record->joined = true;
         keep_save(&session->keep);
     }
+    source->opened_ns = now_ns();
     for (uint32_t i = 0; i < welcome->urgent; i++)
         open_channel(session, REMAPD__HELLO__KIND__URGENT, i);
     for (uint32_t i = 0; i < welcome->bulk; i++)
@@ -724,6 +726,11 @@ static void on_switchover(struct session *session, int fd)
     }
     if (back)
         new_sender(session);
+    /* A memfd: reading another file may block without end. */
+    if (fcntl(fd, F_GET_SEALS) < 0) {
+        session_refuse(session, "QEMU's bitmap of what is left is no memfd");
+        return;
+    }
     if (read_left(session, fd)) {
         session_refuse(session, "QEMU's bitmap of what is left is too short");
         return;
@@ -780,8 +787,15 @@ static void handoff_closed(void *owner, const char *reason)
 
 static void source_tick(struct session *session)
 {
+    const struct session_source *source = session->source;
+
     update_figures(session);
     wire_keep_alive(session);
+    /* Its connection may have been lost on its own, and none but us speaks. */
+    if (source->welcomed < source->channel_count &&
+        now_ns() - source->opened_ns >
+            session->conf->peer_timeout_s * 1000000000ull)
+        session_lost(session, "opening a channel: no answer in time");
 }
 
 static void source_plane(struct session *session)
@@ -830,6 +844,12 @@ static enum place_engine source_engine(const struct session *session,
     return PLACE_ENGINES; /* the destination knows */
 }
 
+static const char *source_qemu_left(const struct session *session)
+{
+    (void)session;
+    return SENDER_QEMU_LEFT;
+}
+
 const struct session_ops session_source_ops = {
     .handoff = {.message = handoff_message, .closed = handoff_closed},
     .control = {.message = control_message,
@@ -842,7 +862,7 @@ const struct session_ops session_source_ops = {
     .disconnect = source_disconnect,
     .stop = source_stop,
     .ended = source_ended,
-    .qemu_left = SENDER_QEMU_LEFT,
+    .qemu_left = source_qemu_left,
     .fini = source_fini,
     .engine = source_engine,
 };

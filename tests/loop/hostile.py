@@ -252,6 +252,19 @@ def source_out_of_turn(case):
                 text.strip(b"\0"), f"QEMU was told {kind} {text}")
 
 
+@test
+def source_adds_a_block_while_staging_is_primed():
+    """The maps have their size by then."""
+    with ARENA.attack(ARENA.destination, "block out of turn"), \
+            ToDestination(ARENA.destination) as session:
+        session.joined()
+        session.send_block()
+        session.control.send(prepare=pb.Prepare(blocks=1))
+        session.control.send(block=pb.Block(
+            index=1, idstr="more", length=64 << 40, page_size=4096))
+        session.control.expect("abort")
+
+
 @test(**rows(MESSAGES))
 def source_after_the_end(case):
     """Nothing that comes after completion can change it."""

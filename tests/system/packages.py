@@ -21,6 +21,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 DEBS = sorted(pathlib.Path(sys.argv[1]).resolve().glob("*.deb"))
 REMAPD = next(deb for deb in DEBS if deb.name.startswith("remapd_"))
 CONF = "etc/remapd/remapd.conf"
+HOOK = "etc/libvirt/hooks/qemu.d/remapd"
 CANNOT = 3
 DIRECTORY = pathlib.Path(tempfile.mkdtemp(prefix="remapd-packages-"))
 ROOT = DIRECTORY / "root"
@@ -177,6 +178,9 @@ def removed_it_keeps_its_configuration():
     for name in ("usr/sbin/remapd", "usr/bin/remapctl", "lib/systemd/system/"
                  "remapd.service", "usr/lib/remapd"):
         require(not (ROOT / name).exists(), f"{name} is still there")
+    # libvirt still calls the hook, and stops a guest if that fails.
+    for moment in ("prepare", "start", "migrate", "reconnect"):
+        inside("/" + HOOK, "vm", moment, "begin", "-")
 
 
 @test

@@ -122,6 +122,40 @@ def daemon_killed_and_started_anew(which, backend):
         require_whole(move)
 
 
+@test(which=("source", "destination"))
+def daemon_killed_beside_a_disk_of_qemus_own(which):
+    """Its emulation waits for pages, too, in the main loop or with the lock
+    that the main loop needs: neither can be what brings the next daemon."""
+    with lab() as here:
+        image = here.directory / "disk"
+        image.write_bytes(bytes(512 << 10))
+        vm = here.vm("disk", guest="linux", memory="256M", accel=ACCEL,
+                     options={"rate": 20000, "share": 40, "disk": 1},
+                     arguments=("-blockdev", "file,node-name=disk,locking=off,"
+                                             f"filename={image}",
+                                "-device", "virtio-blk-pci,drive=disk"))
+        vm.start(pager="required")
+        vm.guest.wait(lambda _: disk_passes(vm), "its disk goes", 60,
+                      vm.machine.check_alive)
+        move = Move(vm, pager="required")
+        move.start()
+        # Before the pages are there that the disk needs.
+        wait_until(lambda: pager(move.destination) == "active", "it begins", 60)
+        host = move.old_host if which == "source" else move.new_host
+        restart(host, lambda: time.sleep(2))
+        here.close_at_end(host.remapd)
+        require_whole(move)
+        before = disk_passes(vm)
+        vm.guest.wait(lambda _: disk_passes(vm) > before, "its disk goes on",
+                      60, vm.machine.check_alive)
+
+
+def disk_passes(vm):
+    """How often the guest has gone through all of its disk."""
+    return max((m["passes"] for m in vm.guest.messages if m.word == "DISK"),
+               default=0)
+
+
 KEEP_MAPS_AT = 4096 # behind the record; of what is missing first
 
 
