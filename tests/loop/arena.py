@@ -38,10 +38,10 @@ class Arena:
                    f"descriptors: {host.remapd.process.descriptors()}, were "
                    f"{self.baseline[host]}", PATIENCE)
         self.pair.check_daemon(host)
-        # Also said, where it applies: what is lost as this QEMU leaves.
+        # Also said, where it applies: what it means that this QEMU leaves.
         found = [line for line in
                  COMPLAINT.findall(host.remapd.process.output()[mark:])
-                 if "QEMU has left: if it has ended" not in line or
+                 if "QEMU has left" not in line or
                  "QEMU has left" in (says or "")]
         require(len(found) == (lines if says else 0),
                 f"{len(found)} lines in the log: {found}")

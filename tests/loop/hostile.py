@@ -397,6 +397,19 @@ def source_vanishes(state, way):
                 f"QEMU was told {kind}")
 
 
+@test(state=("prepared", "attached"))
+def qemu_leaves_after_its_source_has(state):
+    """Only one whose guest cannot have come has lost nothing."""
+    says = "QEMU has left" + (" before it had the guest" if state == "prepared"
+                              else ": if it has ended")
+    with ARENA.attack(ARENA.destination, says, lines=2), \
+            ToDestination(ARENA.destination) as session:
+        at_stage(session, state)
+        session.control.close()
+        kind, _ = session.qemu.recv()
+        require(kind == PAUSED, f"QEMU was told {kind}")
+
+
 BLOCKS = {
     "out_of_order": ("block 7 out of order", {"index": 7}),
     "no_name": ("has no name", {"idstr": ""}),
