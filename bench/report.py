@@ -340,7 +340,7 @@ def goal_cell(take, sign, bound, carriers, bare):
     """What was found, and whether that is enough."""
     try:
         found = take(carriers, bare)
-    except (KeyError, StatisticsError, ZeroDivisionError):
+    except (KeyError, StatisticsError, TypeError, ZeroDivisionError):
         return "–" # nobody moved like that, or nothing to compare with
     holds = found <= bound if sign == "≤" else found >= bound
     return f"{found:.2f} {'yes' if holds else '**no**'}"

@@ -790,12 +790,13 @@ static void source_tick(struct session *session)
     const struct session_source *source = session->source;
 
     update_figures(session);
-    wire_keep_alive(session);
     /* Its connection may have been lost on its own, and none but us speaks. */
     if (source->welcomed < source->channel_count &&
         now_ns() - source->opened_ns >
             session->conf->peer_timeout_s * 1000000000ull)
         session_lost(session, "opening a channel: no answer in time");
+    else
+        wire_keep_alive(session);
 }
 
 static void source_plane(struct session *session)
