@@ -143,15 +143,17 @@ def moves_text(section):
              "took turns in one run. The ratio is remapd's to QEMU alone. The "
              "drain begins when the guest stops at the source; between the "
              "command to switch to post-copy and that, remapd has its huge "
-             "pages made ready, and the guest still runs. A wait is an operation of the guest, a microsecond or few, that "
-             "takes over 50 µs until the drain has ended; a fault is what "
-             "remapd itself measures, from hearing of it to the wake. CPU "
-             "seconds are of the move and the second after its end, in which "
-             "remapd makes huge pages again. The daemons' memory is without "
-             "the staging of engine move, which is QEMU's. The bare stream is measured anew before each move, beside a process "
-             "that spins. Just before a move the host is made to have free "
-             "memory for all of it: a host that is a VM itself and has given "
-             "memory back gets it again only slowly."]
+             "pages made ready, and the guest still runs. A wait is an "
+             "operation of the guest, a microsecond or few, that takes over "
+             "50 µs until the drain has ended; a fault is what remapd itself "
+             "measures, from hearing of it to the wake. CPU seconds are of the "
+             "move and the second after its end, in which remapd makes huge "
+             "pages again. The daemons' memory is without the staging of "
+             "engine move, which is QEMU's. The bare stream is "
+             "measured anew before each move, beside a process that spins. "
+             "Just before a move the host is made to have free memory for all "
+             "of it: a host that is a VM itself and has given memory back gets "
+             "it again only slowly."]
     for case, rows in by(section["rows"], "case").items():
         carriers = by(rows, "carrier")
         runs = max(map(len, carriers.values()))
@@ -172,7 +174,8 @@ def placement_text(section):
              "network: `prime` gets staging, `fill` is the bytes' arrival, "
              "`place` the ioctls, `touch` the guest's reading of every page; "
              "`fault` is a touch of memory that is not there until it is; the "
-             "page cache that CONTINUE maps was filled before. MOVE's staging is primed before the guest stops.", ""]
+             "page cache that CONTINUE maps was filled before. MOVE's staging "
+             "is primed before the guest stops.", ""]
     rows = []
     for (method, threads, spinners), same in grouped(
             section["rows"], "method", "threads", "spinners"):

@@ -122,16 +122,18 @@ static void place_wait(unsigned fruitless)
         nanosleep(&nap, NULL);
 }
 
-/* @whole: set to whether @engine did it in one piece. */
+/* @whole: set to whether @engine did it in one piece; or NULL. */
 static int place_range(const struct place_target *target,
                        enum place_engine engine, const struct block *block,
                        uint64_t offset, uint64_t length, const char *from,
                        bool zero, bool *whole)
 {
+    enum place_engine first = engine;
     uint64_t all = length;
     unsigned fruitless = 0;
 
-    *whole = true;
+    if (whole)
+        *whole = false;
     if (zero ? !engines[engine]->zero : !engines[engine]->data)
         engine = PLACE_COPY;
     while (length) {
@@ -143,6 +145,8 @@ static int place_range(const struct place_target *target,
 
         switch (place_outcome_of(engine, error)) {
         case OUTCOME_PLACED:
+            if (whole)
+                *whole = length == all && engine == first;
             return 0;
         case OUTCOME_PRESENT:
             /* The error names the first page that is not done. */
@@ -162,7 +166,6 @@ static int place_range(const struct place_target *target,
             return -ESRCH;
         case OUTCOME_COPY:
             engine = PLACE_COPY;
-            *whole = false;
             atomic_fetch_add(&target->stats->fallback_pages,
                              length / PAGE_BYTES);
             break;
@@ -171,7 +174,6 @@ static int place_range(const struct place_target *target,
         }
         offset += done;
         length -= done;
-        *whole &= length == all;
         from = from ? from + done : NULL;
     }
     return 0;
@@ -186,10 +188,8 @@ int place_data(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length,
                const void *from)
 {
-    bool whole;
-
     return place_range(target, engine, block, offset, length, from, false,
-                       &whole);
+                       NULL);
 }
 
 int place_staged(const struct place_target *target, enum place_engine engine,
@@ -203,10 +203,7 @@ int place_staged(const struct place_target *target, enum place_engine engine,
 int place_zero(const struct place_target *target, enum place_engine engine,
                const struct block *block, uint64_t offset, uint64_t length)
 {
-    bool whole;
-
-    return place_range(target, engine, block, offset, length, NULL, true,
-                       &whole);
+    return place_range(target, engine, block, offset, length, NULL, true, NULL);
 }
 
 bool place_merges(const struct place_target *target, enum place_engine engine)
@@ -236,8 +233,6 @@ int place_slot(const struct place_target *target, struct placer_pool *placers,
 int place_present(const struct place_target *target, const struct block *block,
                   uint64_t offset, bool minor)
 {
-    bool whole;
-
     return place_range(target, minor ? PLACE_CONTINUE : PLACE_COPY, block,
-                       offset, block->page_size, NULL, !minor, &whole);
+                       offset, block->page_size, NULL, !minor, NULL);
 }

@@ -293,6 +293,11 @@ void session_heartbeat(struct session *session, unsigned ms)
     event_add(session->tick, &interval);
 }
 
+uint64_t session_patience_ns(const struct session *session)
+{
+    return session->conf->peer_timeout_s * 1000000000ull;
+}
+
 void session_send(struct session *session, const Remapd__Message *message)
 {
     if (!session->control)
@@ -605,14 +610,19 @@ static void add_text(struct json_object *json, const char *key,
                      const char *value)
 {
     AUTO_FREE char *text = strdup(value);
-    size_t end = text ? strlen(text) : 0, cut = 0;
+    size_t end;
+    bool good;
 
     if (!text)
         abort();
+    good = is_utf8(text);
+    end = strlen(text);
     /* Its end may be within a character, of up to four bytes. */
-    while (!is_utf8(text) && cut < 4 && end)
-        cut++, text[--end] = 0;
-    if (!is_utf8(text)) {
+    for (unsigned cut = 0; !good && cut < 4 && end; cut++) {
+        text[--end] = 0;
+        good = is_utf8(text);
+    }
+    if (!good) {
         strcpy(text, value);
         for (char *c = text; *c; c++)
             *c = (unsigned char)*c < 0x80 ? *c : '?';

@@ -135,6 +135,9 @@ void session_log(const struct session *session, enum log_level level,
 /** session_heartbeat() - call the role's tick every @ms from now on. */
 void session_heartbeat(struct session *session, unsigned ms);
 
+/** session_patience_ns() - how long the other remapd may be silent. */
+uint64_t session_patience_ns(const struct session *session);
+
 /** session_send() - to the other remapd, if it is connected. */
 void session_send(struct session *session, const Remapd__Message *message);
 

@@ -614,7 +614,7 @@ static void check_stall(struct session *session)
     char error[ERROR_TEXT_BYTES];
 
     if (receiver_stalls(session->destination->receiver,
-                        session->conf->peer_timeout_s * 1000000000ull, error))
+                        session_patience_ns(session), error))
         session_lost(session, error);
 }
 

@@ -724,13 +724,12 @@ static void on_switchover(struct session *session, int fd)
         session_refuse(session, "what QEMU has kept is of another block table");
         return;
     }
-    if (back)
-        new_sender(session);
-    /* A memfd: reading another file may block without end. */
-    if (fcntl(fd, F_GET_SEALS) < 0) {
+    if (!wire_reads_at_once(fd)) {
         session_refuse(session, "QEMU's bitmap of what is left is no memfd");
         return;
     }
+    if (back)
+        new_sender(session);
     if (read_left(session, fd)) {
         session_refuse(session, "QEMU's bitmap of what is left is too short");
         return;
@@ -792,8 +791,7 @@ static void source_tick(struct session *session)
     update_figures(session);
     /* Its connection may have been lost on its own, and none but us speaks. */
     if (source->welcomed < source->channel_count &&
-        now_ns() - source->opened_ns >
-            session->conf->peer_timeout_s * 1000000000ull)
+        now_ns() - source->opened_ns > session_patience_ns(session))
         session_lost(session, "opening a channel: no answer in time");
     else
         wire_keep_alive(session);

@@ -69,6 +69,11 @@ void wire_send_block(struct session *session, const struct block *block)
     session_send(session, &message);
 }
 
+bool wire_reads_at_once(int fd)
+{
+    return fcntl(fd, F_GET_SEALS) >= 0;
+}
+
 void wire_take_block(struct session *session, struct block_table *table,
                      const struct handoff_block *message, int *fd)
 {
@@ -88,8 +93,7 @@ void wire_take_block(struct session *session, struct block_table *table,
         session_refuse(session, "QEMU handed over a block without memory");
         return;
     }
-    /* Shared memory only: reading another file may block without end. */
-    if (block.fd >= 0 && fcntl(block.fd, F_GET_SEALS) < 0) {
+    if (block.fd >= 0 && !wire_reads_at_once(block.fd)) {
         session_refuse(session, "QEMU handed over a block whose descriptor is "
                                 "no memfd, shmem or hugetlbfs file");
         return;
@@ -241,8 +245,7 @@ void wire_keep_alive(struct session *session)
     if (!session->control || session->state < SESSION_JOINING ||
         session->state == SESSION_COMPLETE)
         return;
-    if (now - session->heard_ns >
-        session->conf->peer_timeout_s * 1000000000ull) {
+    if (now - session->heard_ns > session_patience_ns(session)) {
         char reason[80];
 
         snprintf(reason, sizeof(reason), "the peer has been silent for %u s",

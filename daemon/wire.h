@@ -23,6 +23,10 @@ int wire_parse(const char *address, struct sockaddr_storage *ss,
 /** wire_send_block() - tell the peer of @block. */
 void wire_send_block(struct session *session, const struct block *block);
 
+/** wire_reads_at_once() - is @fd, from QEMU, memory (memfd, shmem, hugetlbfs)?
+ * Reading another file may block without end. */
+bool wire_reads_at_once(int fd);
+
 /** wire_take_block() - add QEMU's @message to @table; takes *@fd if it belongs
  * to the block. What is wrong with it fails the session. */
 void wire_take_block(struct session *session, struct block_table *table,

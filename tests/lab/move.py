@@ -253,13 +253,11 @@ class Move:
 
     def postcopy_seconds(self):
         active = self.source.qmp.find("MIGRATION", status="postcopy-active")
-        done = self.destination.qmp.find("MIGRATION", status="completed")
-        return done.time - active.time
+        return self.completed_there().time - active.time
 
     def asked_seconds(self):
         """From the command to switch to the end."""
-        done = self.destination.qmp.find("MIGRATION", status="completed")
-        return done.time - self.asked
+        return self.completed_there().time - self.asked
 
     def downtime_seconds(self):
         return self.destination.qmp.find("RESUME").time - self.switchover()

@@ -84,6 +84,26 @@ def run(patterns):
     return 1 if counts["failed"] else 0
 
 
+def lines(vm, word):
+    return [m for m in vm.guest.messages if m.word == word]
+
+
+def wait_more(vm, word, key, count, seconds=120):
+    """Waits until the guest's program for a device has done so much more. What
+    it finds to be wrong ends the wait."""
+    def newest():
+        said = lines(vm, word)
+        return said[-1][key] if said else 0
+    goal = newest() + count
+    vm.guest.wait(lambda _: newest() >= goal, f"{word} {key} {goal}", seconds,
+                  vm.machine.check_alive)
+
+
+def wait_disk(vm, passes):
+    """Waits until the guest has gone through its disk so many times more."""
+    wait_more(vm, "DISK", "passes", passes)
+
+
 def main(text):
     """The whole of a program of tests that `text` describes."""
     stop_on_signals()

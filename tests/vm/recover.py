@@ -18,7 +18,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 # pylint: disable=wrong-import-position
-from harness import require, run, test
+from harness import require, run, test, wait_more
 from lab import Lab, wait_until
 from lab.basics import run as run_command, stop_on_signals
 from lab.daemon import Remapd
@@ -135,8 +135,7 @@ def daemon_killed_beside_a_disk_of_qemus_own(which):
                                              f"filename={image}",
                                 "-device", "virtio-blk-pci,drive=disk"))
         vm.start(pager="required")
-        vm.guest.wait(lambda _: disk_passes(vm), "its disk goes", 60,
-                      vm.machine.check_alive)
+        wait_more(vm, "DISK", "passes", 1, 60)
         move = Move(vm, pager="required")
         move.start()
         # Before the pages are there that the disk needs.
@@ -145,15 +144,7 @@ def daemon_killed_beside_a_disk_of_qemus_own(which):
         restart(host, lambda: time.sleep(2))
         here.close_at_end(host.remapd)
         require_whole(move)
-        before = disk_passes(vm)
-        vm.guest.wait(lambda _: disk_passes(vm) > before, "its disk goes on",
-                      60, vm.machine.check_alive)
-
-
-def disk_passes(vm):
-    """How often the guest has gone through all of its disk."""
-    return max((m["passes"] for m in vm.guest.messages if m.word == "DISK"),
-               default=0)
+        wait_more(vm, "DISK", "passes", 1, 60)
 
 
 KEEP_MAPS_AT = 4096 # behind the record; of what is missing first

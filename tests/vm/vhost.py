@@ -24,7 +24,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 # pylint: disable=wrong-import-position
 from checks import require_native, require_whole
-from harness import ACCEL, Skip, main, require, test
+from harness import (ACCEL, Skip, lines, main, require, test, wait_disk,
+                     wait_more)
 from lab import Failed, Lab, vhost, wait_until
 from lab.basics import BUILD, run as remapctl
 from lab.hosts import unshape
@@ -34,26 +35,6 @@ from lab.vhost import Disk, Net
 
 LINUX = {"guest": "linux", "memory": "256M", "accel": ACCEL,
          "options": {"rate": 20000, "share": 40}}
-
-
-def lines(vm, word):
-    return [m for m in vm.guest.messages if m.word == word]
-
-
-def wait_more(vm, word, key, count, seconds=120):
-    """Waits until the guest's program for a device has done so much more. What
-    it finds to be wrong ends the wait."""
-    def newest():
-        said = lines(vm, word)
-        return said[-1][key] if said else 0
-    goal = newest() + count
-    vm.guest.wait(lambda _: newest() >= goal, f"{word} {key} {goal}", seconds,
-                  vm.machine.check_alive)
-
-
-def wait_disk(vm, passes):
-    """Waits until the guest has gone through its disk so many times more."""
-    wait_more(vm, "DISK", "passes", passes)
 
 
 def start(lab, *devices, pager="required", backend="memfd", name="vhost",
@@ -68,8 +49,8 @@ def start(lab, *devices, pager="required", backend="memfd", name="vhost",
 
 
 def require_served(move, *names):
-    """All of these had faults, QEMU too if it was left all pages, and no byte was copied from where the
-    network had written it."""
+    """All of these had faults, QEMU too if it was left all pages, and no byte
+    was copied from where the network had written it."""
     report = move.report("destination")
     counted = {f["name"]: f["faults"] for f in report["faulters"]}
     for name in names if move.precopy else ("qemu", *names):
