@@ -47,6 +47,22 @@ int json_object_array_add(struct json_object *json, struct json_object *value)
     return 0;
 }
 
+const char *json_object_to_json_string(struct json_object *json)
+{
+    (void)json;
+    return "";
+}
+
+/* Whatever text there is, it is UTF-8. */
+struct json_object *json_tokener_parse_ex(struct json_tokener *tokener,
+                                          const char *text, int bytes)
+{
+    (void)tokener;
+    (void)text;
+    (void)bytes;
+    return NO_JSON;
+}
+
 int json_object_put(struct json_object *json)
 {
     (void)json;
