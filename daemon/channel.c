@@ -107,7 +107,7 @@ static void channel_tune(struct channel *channel)
 
 /* Some of @iov, at least a byte. Return: how many bytes, or -errno. */
 static ssize_t channel_write(struct channel *channel, struct iovec *iov,
-                             unsigned count)
+                             unsigned count, int flags)
 {
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
     ssize_t sent;
@@ -115,7 +115,7 @@ static ssize_t channel_write(struct channel *channel, struct iovec *iov,
     if (channel->link.tls)
         return tls_writev(channel->link.tls, iov, count);
     do
-        sent = sendmsg(channel->link.fd, &msg, MSG_NOSIGNAL);
+        sent = sendmsg(channel->link.fd, &msg, MSG_NOSIGNAL | flags);
     while (sent < 0 && errno == EINTR);
     return sent < 0 ? -errno : sent;
 }
@@ -135,10 +135,11 @@ static ssize_t channel_read(struct channel *channel, struct iovec *iov,
     return got < 0 ? -errno : got;
 }
 
-int channel_send(struct channel *channel, struct iovec *iov, unsigned count)
+static int channel_send_all(struct channel *channel, struct iovec *iov,
+                            unsigned count, int flags)
 {
     while (count) {
-        ssize_t sent = channel_write(channel, iov, count);
+        ssize_t sent = channel_write(channel, iov, count, flags);
         unsigned used;
 
         if (sent < 0)
@@ -148,8 +149,28 @@ int channel_send(struct channel *channel, struct iovec *iov, unsigned count)
         iov += used;
         count -= used;
     }
-    channel_tune(channel);
     return 0;
+}
+
+int channel_send(struct channel *channel, struct iovec *iov, unsigned count)
+{
+    int ret = channel_send_all(channel, iov, count, 0);
+
+    if (!ret)
+        channel_tune(channel);
+    return ret;
+}
+
+int channel_send_head(struct channel *channel, struct iovec *iov,
+                      unsigned count)
+{
+    return channel_send_all(channel, iov, count, MSG_MORE);
+}
+
+void channel_sent(struct channel *channel, uint64_t bytes)
+{
+    channel->sent_bytes += bytes;
+    channel_tune(channel);
 }
 
 int channel_recv_header(struct channel *channel, struct frame_header *header)
@@ -215,9 +236,14 @@ int channel_recv_exactly(struct channel *channel, struct iovec *iov)
     return MIN(at, 0);
 }
 
-int channel_lend(const struct channel *channel)
+int channel_lend_in(const struct channel *channel)
 {
     return channel->next_bytes || channel->link.tls ? -1 : channel->link.fd;
+}
+
+int channel_lend_out(const struct channel *channel)
+{
+    return channel->link.tls ? -1 : channel->link.fd;
 }
 
 void channel_lent(struct channel *channel, uint64_t bytes)

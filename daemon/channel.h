@@ -67,6 +67,15 @@ void channel_fini(struct channel *channel);
 int channel_send(struct channel *channel, struct iovec *iov, unsigned count);
 
 /**
+ * channel_send_head() - the same, of a frame whose other bytes follow at once,
+ * sent on channel_lend_out()'s socket by another process. channel_sent() - it
+ * has sent @bytes.
+ */
+int channel_send_head(struct channel *channel, struct iovec *iov,
+                      unsigned count);
+void channel_sent(struct channel *channel, uint64_t bytes);
+
+/**
  * channel_recv_header() - receive the next frame's header, as it is on the
  * wire. Return: 0, -EPIPE if the peer closed between two frames, -ECONNRESET
  * if it closed within one, or -errno.
@@ -85,12 +94,14 @@ int channel_recv(struct channel *channel, struct iovec *iov, unsigned count);
 int channel_recv_exactly(struct channel *channel, struct iovec *iov);
 
 /**
- * channel_lend() - the socket, for another process to take a frame's payload
+ * channel_lend_in() - the socket, for another process to take a frame's payload
  * from, as long as nothing of that has been received here. channel_lent() - it
- * has taken @bytes.
+ * has taken @bytes. channel_lend_out() - the socket, for another process to
+ * send on.
  * Return: the channel's own descriptor, or -1 if that cannot be.
  */
-int channel_lend(const struct channel *channel);
+int channel_lend_in(const struct channel *channel);
+int channel_lend_out(const struct channel *channel);
 void channel_lent(struct channel *channel, uint64_t bytes);
 
 /** channel_heard_bytes() - what has come from the peer, whoever may receive it;

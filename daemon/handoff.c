@@ -50,6 +50,7 @@ static int body_bytes(uint16_t type)
     case HANDOFF_REGION:
         return sizeof(struct handoff_region);
     case HANDOFF_DETACH:
+    case HANDOFF_SPLICER:
         return 0;
     default:
         return -1;

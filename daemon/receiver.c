@@ -441,7 +441,7 @@ static int fill_slot(struct receive_thread *thread,
     int ret = -EAGAIN;
 
     if (!placers->deaf)
-        fill->fd = channel_lend(&thread->channel);
+        fill->fd = channel_lend_in(&thread->channel);
     if (fill->fd >= 0)
         ret = placer_fill(placers, own, fill, slot);
     if (!ret)

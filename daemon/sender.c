@@ -9,14 +9,19 @@
 #include "pageset.h"
 #include "present.h"
 #include "source.h"
+#include "splicer.h"
 #include "thread.h"
 
 #define SENDER_NO_HINT UINT64_MAX
 
+/* To have QEMU send fewer pages takes longer than to copy them. */
+#define SENDER_SPLICE_PAGES 32
+
 struct send_thread {
     struct sender *sender;
     struct channel channel;
-    struct thread worker; /* its buffer: what was read out of the QEMU */
+    struct splicer *splicer; /* or NULL */
+    struct thread worker;    /* its buffer: what was read out of the QEMU */
 };
 
 struct sender {
@@ -82,11 +87,13 @@ void sender_forget(struct sender *sender)
 }
 
 void sender_add_channel(struct sender *sender, struct tls_link link,
-                        enum channel_kind kind, unsigned index)
+                        enum channel_kind kind, unsigned index,
+                        struct splicer *splicer)
 {
     struct send_thread *thread = &sender->threads[sender->count++];
 
     thread->sender = sender;
+    thread->splicer = splicer;
     channel_init(&thread->channel, link, kind, index);
 }
 
@@ -124,11 +131,38 @@ static int send_hole(struct send_thread *thread, const struct frame *frame,
     return channel_send(&thread->channel, &iov, 1);
 }
 
+/* The pages of @data, which follow their frame's head. Those that QEMU cannot
+ * send, and few, have to be read first. */
+static int send_spliced(struct send_thread *thread, const struct frame *frame,
+                        const uint64_t *data)
+{
+    const struct block *block = frame->block;
+    struct iovec iov[MASK_MAX_RUNS];
+    uint64_t zero[PAGESET_MASK_WORDS];
+    unsigned pages = frame_pages(frame), count = mask_count(data);
+    int ret = -EAGAIN;
+
+    if (count >= SENDER_SPLICE_PAGES)
+        ret = splicer_send(thread->splicer, block->hva + frame->offset, data,
+                           channel_lend_out(&thread->channel));
+    if (!ret) {
+        atomic_fetch_add(&thread->sender->stats->spliced_pages, count);
+        channel_sent(&thread->channel, (uint64_t)count * FRAME_PAGE);
+    }
+    if (ret != -EAGAIN)
+        return ret;
+    ret = source_read(thread->sender->pid, block, frame->offset, pages, data,
+                      thread->worker.buffer, zero);
+    count = mask_iovecs(data, pages, thread->worker.buffer, iov);
+    return ret ? ret : channel_send(&thread->channel, iov, count);
+}
+
 /* One frame: as few bytes as say what the pages of @wanted hold. Zeros alone go
  * as SPARSE: who has a huge page of them here is to have one there, even if it
- * goes in parts. */
+ * goes in parts. If @spliced, the pages have not been read. */
 static int send_frame(struct send_thread *thread, struct frame *frame,
-                      const uint64_t *wanted, const uint64_t *zero)
+                      const uint64_t *wanted, const uint64_t *zero,
+                      bool spliced)
 {
     struct iovec iov[2 + MASK_MAX_RUNS];
     unsigned pages = frame_pages(frame), count = 1;
@@ -137,6 +171,7 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     uint64_t data[PAGESET_MASK_WORDS];
     struct frame_header header;
     struct frame_masks masks;
+    int ret;
 
     for (unsigned i = 0; i < PAGESET_MASK_WORDS; i++)
         data[i] = wanted[i] & ~zero[i];
@@ -156,9 +191,13 @@ static int send_frame(struct send_thread *thread, struct frame *frame,
     }
     frame_pack(frame, &header);
     iov[0] = (struct iovec){&header, sizeof(header)};
-    count += mask_iovecs(data, pages, thread->worker.buffer, &iov[count]);
     stats_pages(thread->sender->stats, thread->channel.kind == CHANNEL_URGENT,
                 data_pages, zero_pages);
+    if (spliced && data_pages) {
+        ret = channel_send_head(&thread->channel, iov, count);
+        return ret ? ret : send_spliced(thread, frame, data);
+    }
+    count += mask_iovecs(data, pages, thread->worker.buffer, &iov[count]);
     return channel_send(&thread->channel, iov, count);
 }
 
@@ -180,7 +219,40 @@ static void widen_to_pages(const struct block *block, unsigned pages,
     }
 }
 
-/* Read and send those of @frame's pages that @wanted names. */
+/* Is QEMU to send @wanted? Then it has said which of them are @zero. Of a
+ * file's memory it sends none: whoever writes to the file would change what the
+ * socket refers to. */
+static bool splices(struct send_thread *thread, const struct frame *frame,
+                    const uint64_t *wanted, uint64_t *zero)
+{
+    const struct block *block = frame->block;
+
+    return block->page_size == SPLICER_PAGE_BYTES &&
+           thread->sender->anonymous[block->index] &&
+           mask_count(wanted) >= SENDER_SPLICE_PAGES &&
+           channel_lend_out(&thread->channel) >= 0 &&
+           splicer_works(thread->splicer) &&
+           splicer_find_zeros(thread->splicer, block->hva + frame->offset,
+                              wanted, zero);
+}
+
+static int read_range(struct send_thread *thread, const struct frame *frame,
+                      const uint64_t *wanted, uint64_t *zero, char *error)
+{
+    const struct block *block = frame->block;
+    int ret =
+        source_read(thread->sender->pid, block, frame->offset,
+                    frame_pages(frame), wanted, thread->worker.buffer, zero);
+
+    if (ret == -ESRCH)
+        snprintf(error, ERROR_TEXT_BYTES, SENDER_QEMU_LEFT);
+    else if (ret)
+        snprintf(error, ERROR_TEXT_BYTES, "reading block %.80s of QEMU: %s",
+                 block->idstr, strerror(-ret));
+    return ret;
+}
+
+/* Send those of @frame's pages that @wanted names. */
 static int send_range(struct send_thread *thread, struct frame *frame,
                       const uint64_t *wanted, char *error)
 {
@@ -194,19 +266,17 @@ static int send_range(struct send_thread *thread, struct frame *frame,
         source_is_hole(sender->present, block, frame->offset, pages)) {
         ret = send_hole(thread, frame, wanted);
     } else {
-        ret = source_read(sender->pid, block, frame->offset, pages, wanted,
-                          thread->worker.buffer, zero);
-        if (ret == -ESRCH)
-            snprintf(error, ERROR_TEXT_BYTES, SENDER_QEMU_LEFT);
-        else if (ret)
-            snprintf(error, ERROR_TEXT_BYTES, "reading block %.80s of QEMU: %s",
-                     block->idstr, strerror(-ret));
+        bool spliced = splices(thread, frame, wanted, zero);
+
+        ret = spliced ? 0 : read_range(thread, frame, wanted, zero, error);
         if (ret)
             return ret;
         widen_to_pages(block, pages, zero);
-        ret = send_frame(thread, frame, wanted, zero);
+        ret = send_frame(thread, frame, wanted, zero, spliced);
     }
-    if (ret)
+    if (ret == -ESRCH)
+        snprintf(error, ERROR_TEXT_BYTES, SENDER_QEMU_LEFT);
+    else if (ret)
         snprintf(error, ERROR_TEXT_BYTES, "sending: %s", strerror(-ret));
     return ret;
 }

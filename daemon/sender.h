@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The source's half of the page plane: memory, sender, channel.
+ * The source's half of the page plane: memory, sender, channel; or, where
+ * QEMU lends a hand, memory, splicer, channel.
  *
  * The main thread sets a sender up, starts and stops it. In between it runs
  * one thread a channel: urgent ones answer requests, bulk ones send what is
@@ -15,6 +16,7 @@
 #include "block.h"
 #include "channel.h"
 #include "pageset.h"
+#include "splicer.h"
 #include "stats.h"
 
 /* Said by whoever notices it first: a thread that reads, or the hand-off. */
@@ -44,9 +46,12 @@ void sender_again(struct sender *sender);
 /** sender_forget() - nothing is to be sent any more; before sender_leave(). */
 void sender_forget(struct sender *sender);
 
-/** sender_add_channel() - take over a connected socket; before start. */
+/** sender_add_channel() - take over a connected socket; before start.
+ * @splicer: that sends on it out of QEMU, or NULL; lent until the threads' end
+ */
 void sender_add_channel(struct sender *sender, struct tls_link link,
-                        enum channel_kind kind, unsigned index);
+                        enum channel_kind kind, unsigned index,
+                        struct splicer *splicer);
 
 /** sender_leave() - @pages pages from @first are to be sent; before start. */
 void sender_leave(struct sender *sender, uint64_t first, uint64_t pages);

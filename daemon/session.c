@@ -717,6 +717,7 @@ struct json_object *session_json(const struct session *session)
     add_number(huge, "pieces", stats->pieces);
     json_object_object_add(json, "huge_pages", huge);
     add_number(pages, "copied_shared", stats->copied_shared_pages);
+    add_number(pages, "spliced", stats->spliced_pages);
     json_object_object_add(json, "pages", pages);
     add_number(pages, "resent", session->resent_pages);
     add_number(json, "pauses", session->pauses);

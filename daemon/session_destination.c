@@ -59,7 +59,7 @@ static void destination_init(struct session *session,
     join_init(&destination->join);
     if (session->conf->engine == PLACE_MOVE ||
         (session->conf->engine == PLACE_ENGINES && !can_remap(session))) {
-        welcome.placers = htobe32(destination_channels(session));
+        welcome.hands = htobe32(destination_channels(session));
         welcome.slots = htobe32(bulk_slots(session, be64toh(hello->ram_bytes)));
     }
     session_welcome(session, &welcome);

@@ -35,6 +35,8 @@ struct session_source {
     struct source_channel channels[THREAD_MAX_CHANNELS];
     unsigned channel_count, welcomed;
     uint64_t opened_ns; /* since when the channels are being opened */
+    struct splicer *splicers[THREAD_MAX_CHANNELS]; /* as the channels */
+    unsigned splicer_count;
     struct sender *sender;
     bool started; /* Start has come since the last Welcome */
     /* Coming back. */
@@ -48,11 +50,19 @@ struct session_source {
 
 static void retry_now(evutil_socket_t fd, short what, void *opaque);
 
+/* As many as there will be channels, if the destination is set up like this
+ * host. */
+static uint32_t source_hands(const struct session *session)
+{
+    return MIN(session->conf->urgent_channels + session->conf->bulk_channels,
+               THREAD_MAX_CHANNELS);
+}
+
 static void source_init(struct session *session,
                         const struct handoff_hello *hello)
 {
     struct session_source *source = xcalloc(1, sizeof(*source));
-    struct handoff_welcome welcome = {0};
+    struct handoff_welcome welcome = {.hands = htobe32(source_hands(session))};
 
     session->source = source;
     source->ram_bytes = be64toh(hello->ram_bytes);
@@ -314,7 +324,7 @@ static void give_channels(struct session *session)
                            channel->kind == REMAPD__HELLO__KIND__URGENT
                                ? CHANNEL_URGENT
                                : CHANNEL_BULK,
-                           channel->index);
+                           channel->index, source->splicers[i]);
         channel->link = (struct tls_link){-1, NULL};
     }
 }
@@ -750,6 +760,28 @@ static void on_switchover(struct session *session, int fd)
     wire_send_left(session, sender_left(session->source->sender));
 }
 
+/* Is it QEMU's turn to say what there is to send? */
+static bool hands_over(const struct session *session)
+{
+    return session->state == SESSION_PAUSED
+               ? session->returned && !session->source->sender
+               : session->state == SESSION_JOINED &&
+                     !session->source->preparing;
+}
+
+static void on_splicer(struct session *session, int *fd)
+{
+    struct session_source *source = session->source;
+
+    if (*fd < 0 || !hands_over(session) ||
+        source->splicer_count == source_hands(session)) {
+        session_refuse(session, "QEMU offers a splicer out of turn");
+        return;
+    }
+    source->splicers[source->splicer_count++] = splicer_new(*fd);
+    *fd = -1;
+}
+
 static void handoff_message(void *owner, enum handoff_type type,
                             const void *body, int *fd)
 {
@@ -760,12 +792,13 @@ static void handoff_message(void *owner, enum handoff_type type,
         on_ticket(session, body);
         break;
     case HANDOFF_BLOCK:
-        if ((session->state == SESSION_JOINED && !session->source->preparing) ||
-            (session->state == SESSION_PAUSED && session->returned &&
-             !session->source->sender))
+        if (hands_over(session))
             wire_take_block(session, &session->table, body, fd);
         else
             session_refuse(session, "QEMU hands over a block out of turn");
+        break;
+    case HANDOFF_SPLICER:
+        on_splicer(session, fd);
         break;
     case HANDOFF_PREPARE:
         on_prepare(session, body);
@@ -830,6 +863,8 @@ static void source_fini(struct session *session)
     struct session_source *source = session->source;
 
     sender_free(source->sender);
+    for (unsigned i = 0; i < source->splicer_count; i++)
+        splicer_free(source->splicers[i]);
     event_free(source->retry);
     explicit_bzero(source, sizeof(*source));
     free(source);

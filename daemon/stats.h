@@ -41,6 +41,7 @@ struct stats {
     _Atomic uint64_t huge_pages;     /* of 2 MiB, placed in one piece */
     _Atomic uint64_t pieces;         /* that came in pieces; see collapse.h */
     _Atomic uint64_t copied_shared_pages; /* shared, yet out of staging */
+    _Atomic uint64_t spliced_pages;       /* sent by QEMU, without a copy */
     _Atomic uint64_t faults;
     struct stats_faulter faulters[STATS_MAX_FAULTERS];
     struct histogram latency; /* of faults: read from the uffd to placed */

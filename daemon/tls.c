@@ -356,7 +356,11 @@ void tls_free(struct tls *tls)
 
 void tls_link_close(struct tls_link *link)
 {
+    const struct linger none = {0};
+
     tls_free(link->tls);
+    /* A QEMU that it was lent may have had this wait for its peer. */
+    setsockopt(link->fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
     if (link->fd >= 0)
         close(link->fd);
     *link = (struct tls_link){-1, NULL};

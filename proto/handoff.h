@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define HANDOFF_MAGIC 0x524d5048u /* "RMPH" */
-#define HANDOFF_VERSION 2
+#define HANDOFF_VERSION 3
 #define HANDOFF_MAX_BYTES 4096
 #define HANDOFF_TICKET_MAX_BYTES 384
 #define HANDOFF_TEXT_MAX_BYTES 1024
@@ -45,6 +45,9 @@ enum handoff_type {
     HANDOFF_RETURN = 11,    /* struct handoff_hello, fd: that of KEEP: the first
                                message instead of HELLO, of a migration whose
                                remapd is gone */
+    HANDOFF_SPLICER = 12,   /* no body, fd: a splicer's socket; source, before
+                               PREPARE, or after RETURN before SWITCHOVER, up to
+                               as many as WELCOME asked for. See splicer.h */
 
     /* remapd to QEMU */
     HANDOFF_WELCOME = 32,   /* struct handoff_welcome: answers HELLO */
@@ -88,8 +91,9 @@ struct handoff_hello {
 
 struct handoff_welcome {
     uint8_t session[16];
-    uint32_t placers; /* destination: how many remapd can use; 0 of none */
-    uint32_t slots;   /* of PLACER_SLOT_BYTES in the staging of each */
+    uint32_t hands; /* how many placers (destination) or splicers (source) remapd
+                       can use; 0 of none */
+    uint32_t slots; /* of PLACER_SLOT_BYTES in the staging of each placer */
 } __attribute__((packed));
 
 enum handoff_placer_flags {

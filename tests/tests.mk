@@ -61,9 +61,10 @@ check-platform: $(PLATFORM_TESTS)
 	$(run_suite)platform tests/platform/run.py $^
 
 # They stand in for QEMUs: no part of what a sanitizer looks at.
-$(BUILD)/tests/%: tests/loop/%.c tests/loop/memory.h tests/loop/placer.h \
+$(BUILD)/tests/%: tests/loop/%.c tests/loop/memory.h tests/loop/hand.h \
+	tests/loop/placer.h tests/loop/splicer.h \
 	daemon/keep.h daemon/uffdio.h \
-	proto/handoff.h proto/placer.h
+	proto/handoff.h proto/placer.h proto/splicer.h
 	@mkdir -p $(@D)
 	$(CC) $(TEST_CFLAGS) -o $@ $<
 

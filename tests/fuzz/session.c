@@ -282,7 +282,7 @@ static void step_qemu(struct input *input)
     static const enum handoff_type types[] = {
         HANDOFF_TICKET, HANDOFF_BLOCK,  HANDOFF_PREPARE, HANDOFF_SWITCHOVER,
         HANDOFF_ATTACH, HANDOFF_PLACER, HANDOFF_DETACH,  HANDOFF_HELLO,
-        HANDOFF_FAULTER, HANDOFF_REGION};
+        HANDOFF_FAULTER, HANDOFF_REGION, HANDOFF_SPLICER};
     const int fds[] = {-1, memfd, bitmap, STDIN_FILENO};
     unsigned choice = input_byte(input);
     enum handoff_type type = types[choice % ARRAY_SIZE(types)];

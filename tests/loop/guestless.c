@@ -37,11 +37,12 @@
 #include "../../daemon/keep.h"
 #include "../../proto/handoff.h"
 #include "placer.h"
+#include "splicer.h"
 
 #define PAGE       4096ul
 #define HUGE       (2ul << 20)
 #define MAX_BLOCKS 16
-#define MAX_PLACERS 16
+#define MAX_HANDS  16
 #define TIMEOUT_S  600
 #define STAYED     3 /* exit code: the guest has not left its source */
 
@@ -58,13 +59,15 @@ static struct {
     bool odd; /* blocks that are no multiple of a huge page */
     bool chaos; /* anything may be lost, also before the switchover */
     const char *hold; /* where a process stops itself, by SIGSTOP */
+    const char *splicer; /* what its splicers do; "none": there are none */
     /* At the first message of this type of this role's hand-off, sent or
      * received, its daemon is killed. */
     enum handoff_role kill_role;
     enum handoff_type kill_type;
 } options = {.kind = "anon", .name = "guestless", .address = "127.0.0.1",
              .mib = 64, .zero_percent = 15, .left_percent = 100, .threads = 1,
-             .blocks = 2, .seed = 1, .every = 1, .hold = ""};
+             .blocks = 2, .seed = 1, .every = 1, .hold = "",
+             .splicer = "works"};
 
 static enum handoff_role own_role;
 static int destination_uffd = -1;
@@ -391,6 +394,32 @@ static void await_byte(int fd)
         exit(1); /* the other process has said why */
 }
 
+static struct loop_splicer splicers[MAX_HANDS];
+static unsigned splicer_count;
+
+/* Offer the splicers that remapd asks for. */
+static void start_splicers(int socket, const struct handoff_welcome *welcome)
+{
+    unsigned count = ntohl(welcome->hands);
+
+    if (!strcmp(options.splicer, "none") || count > MAX_HANDS)
+        return;
+    for (; splicer_count < count; splicer_count++) {
+        int fd = loop_splicer_start(&splicers[splicer_count], options.splicer);
+
+        if (fd < 0)
+            fail("splicer");
+        handoff_put(socket, HANDOFF_SPLICER, NULL, 0, fd);
+        close(fd);
+    }
+}
+
+static void join_splicers(void)
+{
+    loop_splicers_join(splicers, splicer_count);
+    splicer_count = 0;
+}
+
 static int run_source(int from_destination, int to_destination)
 {
     struct handoff_prepare prepare = {htonl((uint32_t)options.blocks)};
@@ -424,6 +453,7 @@ static int run_source(int from_destination, int to_destination)
     source_need(socket, HANDOFF_JOINED);
     hold("joined");
     handoff_blocks(socket);
+    start_splicers(socket, &welcome);
     handoff_put(socket, HANDOFF_PREPARE, &prepare, sizeof(prepare), -1);
     source_need(socket, HANDOFF_PREPARED);
     hold("prepared");
@@ -435,9 +465,11 @@ static int run_source(int from_destination, int to_destination)
                         left) ||
            !handoff_await(socket, HANDOFF_COMPLETE, &progress,
                           sizeof(progress))) {
+        join_splicers();
         socket = handoff_return(options.source, socket, HANDOFF_SOURCE,
                                 &welcome);
         handoff_blocks(socket);
+        start_splicers(socket, &welcome);
     }
     if (progress.pages_left) {
         fprintf(stderr, "guestless: complete with pages left\n");
@@ -549,12 +581,12 @@ static unsigned start_placers(int socket, const struct handoff_welcome *welcome,
     struct uffdio_api api = {.api = UFFD_API};
     int probe = open_uffd(O_CLOEXEC);
     uint32_t slots = ntohl(welcome->slots);
-    unsigned count = ntohl(welcome->placers);
+    unsigned count = ntohl(welcome->hands);
 
     if (probe < 0 || ioctl(probe, UFFDIO_API, &api))
         fail("userfaultfd");
     close(probe);
-    if (!(api.features & 1ull << 16) || count > MAX_PLACERS)
+    if (!(api.features & 1ull << 16) || count > MAX_HANDS)
         return 0;
     for (unsigned i = 0; i < count; i++) {
         int fd = loop_placer_start(&placers[i], &destination_uffd, slots);
@@ -642,7 +674,7 @@ static int serve_until_complete(int socket, int from_source,
 static int run_destination(int to_source, int from_source)
 {
     int socket = handoff_connect(options.destination);
-    struct loop_placer placers[MAX_PLACERS];
+    struct loop_placer placers[MAX_HANDS];
     struct handoff_welcome welcome;
     unsigned placer_count;
     struct handoff_attach attach = {htonl((uint32_t)options.blocks), 0};
@@ -740,7 +772,8 @@ static void usage(void)
           "  [--threads N] [--blocks N] [--odd] [--seed N] [--name TEXT]\n"
           "  [--address NUMERIC]\n"
           "  [--every N] [--keep_version N] [--chaos] [--hold WHERE]\n"
-          "  [--spoil N] [--kill ROLE:MESSAGE] [--scramble SEED]\n",
+          "  [--spoil N] [--kill ROLE:MESSAGE] [--scramble SEED]\n"
+          "  [--splicer works|none|fails|half|stuck|mute|leaves]\n",
           stderr);
     exit(2);
 }
@@ -769,7 +802,7 @@ static void parse(int argc, char **argv)
         {"every", 1, NULL, 'y'},   {"keep_version", 1, NULL, 'v'},
         {"chaos", 0, NULL, 'c'},   {"hold", 1, NULL, 'h'},
         {"spoil", 1, NULL, 'p'},   {"kill", 1, NULL, 'q'},
-        {"scramble", 1, NULL, 'r'},
+        {"scramble", 1, NULL, 'r'}, {"splicer", 1, NULL, 'i'},
         {0},
     };
     int choice;
@@ -815,7 +848,6 @@ static void parse(int argc, char **argv)
             break;
         case 'c':
             options.chaos = true;
-            signal(SIGPIPE, SIG_IGN);
             break;
         case 'h':
             options.hold = optarg;
@@ -826,6 +858,9 @@ static void parse(int argc, char **argv)
         case 'r':
             options.scramble = number(optarg, 1, ~0ul);
             signal(SIGUSR1, on_signal);
+            break;
+        case 'i':
+            options.splicer = optarg;
             break;
         case 'q':
             if (sscanf(optarg, "%u:%u", &options.kill_role,
@@ -892,6 +927,7 @@ int main(int argc, char **argv)
     pid_t source;
 
     parse(argc, argv);
+    signal(SIGPIPE, SIG_IGN); /* as QEMU */
     if (pipe(to_source) || pipe(to_destination))
         fail("pipe");
     source = begin(run_source_of, to_destination, to_source);

@@ -823,10 +823,12 @@ BODIES = {HELLO: HELLO_BODY, TICKET: bytes(386), BLOCK: bytes(296),
           PREPARE: struct.pack(">I", 1), SWITCHOVER: struct.pack(">I", 1),
           ATTACH: struct.pack(">IQ", 1, 0), DETACH: b"", PLACER: bytes(16),
           FAULTER: struct.pack(">III64s", 1, 1, 0, b"late"),
-          REGION: struct.pack(">IIQQQQ", 1, 0, 0, PAGE, PAGE, PAGE)}
+          REGION: struct.pack(">IIQQQQ", 1, 0, 0, PAGE, PAGE, PAGE),
+          SPLICER: b""}
 KINDS = {"hello": HELLO, "ticket": TICKET, "block": BLOCK, "prepare": PREPARE,
          "switchover": SWITCHOVER, "attach": ATTACH, "detach": DETACH,
-         "placer": PLACER, "faulter": FAULTER, "region": REGION}
+         "placer": PLACER, "faulter": FAULTER, "region": REGION,
+         "splicer": SPLICER}
 SOURCE_STATES = (None, "joining", "joined", "preparing", "prepared",
                  "switched", "active")
 DESTINATION_STATES = (None, "hello", "joined", "prepared", "attached",

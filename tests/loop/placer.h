@@ -21,6 +21,7 @@
 
 #include "../../daemon/uffdio.h"
 #include "../../proto/placer.h"
+#include "hand.h"
 
 struct loop_placer {
     int fd; /* this end */
@@ -40,11 +41,6 @@ static uint32_t loop_placer_prime(uint64_t staging, uint64_t length)
     return 0;
 }
 
-static bool loop_placer_named(const uint8_t *pages, unsigned page)
-{
-    return pages[page / 8] >> page % 8 & 1;
-}
-
 /* Until it is all there, or either end has gone. */
 static uint32_t loop_placer_receive(const struct loop_placer *placer,
                                     int stream, uint64_t staging,
@@ -53,7 +49,7 @@ static uint32_t loop_placer_receive(const struct loop_placer *placer,
     for (unsigned page = 0; page < PLACER_SLOT_BYTES / PLACER_PAGE_BYTES;
          page++) {
         uint8_t *at = (uint8_t *)(uintptr_t)staging + page * PLACER_PAGE_BYTES;
-        size_t left = loop_placer_named(pages, page) ? PLACER_PAGE_BYTES : 0;
+        size_t left = loop_page_named(pages, page) ? PLACER_PAGE_BYTES : 0;
 
         while (left) {
             struct pollfd fds[] = {{.fd = stream, .events = POLLIN},
@@ -114,7 +110,7 @@ static uint32_t loop_placer_replace(struct loop_placer *placer,
          page++) {
         uint64_t offset = page * PLACER_PAGE_BYTES;
 
-        if (error || !loop_placer_named(command->pages, page))
+        if (error || !loop_page_named(command->pages, page))
             continue;
         do {
             error = loop_placer_take(placer, hva + offset, staging + offset);
@@ -139,35 +135,13 @@ static uint32_t loop_placer_replace(struct loop_placer *placer,
     return error;
 }
 
-/* The next command, and the socket that comes with it, or -1. */
-static bool loop_placer_next(int fd, struct placer_command *command,
-                             int *stream)
-{
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control;
-    struct iovec iov = {command, sizeof(*command)};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
-
-    *stream = -1;
-    if (recvmsg(fd, &msg, MSG_CMSG_CLOEXEC) != sizeof(*command))
-        return false;
-    if (CMSG_FIRSTHDR(&msg))
-        memcpy(stream, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(*stream));
-    return true;
-}
-
 static void *loop_placer_main(void *opaque)
 {
     struct loop_placer *placer = opaque;
     struct placer_command command;
     int stream;
 
-    while (loop_placer_next(placer->fd, &command, &stream)) {
+    while (loop_hand_next(placer->fd, &command, sizeof(command), &stream)) {
         uint64_t staging = be64toh(command.staging);
         uint64_t length = be64toh(command.length), done = 0, received = 0;
         uint32_t error = 0;

@@ -200,6 +200,46 @@ def threads_that_touch(threads):
             require(moved.figures["operations"] > 0, f"{moved.figures}")
 
 
+def spliced(moved):
+    """The share of the pages with bytes that QEMU has sent itself."""
+    pages = moved.report("source")["pages"]
+    return pages["spliced"] / max(pages["data"], 1)
+
+
+@test(kind=("anon", "thp", "memfd"), splicer=("works", "none"))
+def splicers_send(kind, splicer):
+    with Pair() as pair:
+        moved = pair.migrate(kind=kind, mib=MIB, threads=0, blocks=3, odd=True,
+                             splicer=splicer)
+        check_figures(moved)
+        share = spliced(moved)
+        print(f"# {share:.2f} of the pages with bytes were spliced")
+        # What is left of a block behind its huge pages may be too little.
+        good = share > 0.9 if splicer == "works" and kind != "memfd" \
+            else share == 0
+        require(good, f"{share} of the pages were spliced")
+
+
+@test(splicer=("fails", "half", "stuck", "mute", "leaves"))
+def splicers_fail(splicer):
+    """Every byte is right all the same; a frame that is torn costs the
+    connection."""
+    with Pair() as pair:
+        torn = splicer in ("half", "stuck")
+        # A guest that waits for pages asks for them again.
+        moved = pair.migrate(kind="thp", mib=MIB, threads=0 if torn else 2,
+                             splicer=splicer)
+        report = moved.report("source")
+        require(report["state"] == "complete" and not report["error"],
+                f"{report}")
+        require((report["pauses"] > 0) == torn,
+                f"{report['pauses']} pauses")
+        share = spliced(moved)
+        print(f"# {share:.2f} of the pages with bytes were spliced, "
+              f"{report['paused_seconds']:.1f} s paused")
+        require(0 < share < 0.99, f"{share} of the pages were spliced")
+
+
 @test(channels=((4, 8), (2, 1)))
 def many_channels(channels):
     urgent, bulk = channels

@@ -166,6 +166,50 @@ def pages_come_ahead_of_their_huge_page():
 
 
 @contextlib.contextmanager
+@test(backend=("thp", "memfd"))
+def what_can_be_spliced_is(backend):
+    """The source's QEMU sends it; of a file's memory it sends none."""
+    with Lab() as lab:
+        vm = lab.vm("splice", backend=backend, **SMALL)
+        vm.start(pager="required")
+        move = vm.move(pager="required")
+        require_whole(vm, move)
+        pages = move.report("source")["pages"]
+        print(f"# of {pages['data']} pages with bytes {pages['spliced']} "
+              "were spliced")
+        if backend == "memfd":
+            # The firmware's own is private.
+            require(pages["spliced"] < 0.01 * pages["data"], f"{pages}")
+        else:
+            require(pages["spliced"] > 0.8 * pages["data"], f"{pages}")
+
+
+@test
+def a_stopped_source_gives_all():
+    """The memory of a QEMU that is stopped in mid-drain can be read."""
+    with Lab(link="200mbit") as lab:
+        vm = lab.vm("stopped", backend="thp", **SMALL)
+        vm.start(pager="required")
+        move = Move(vm, pager="required")
+        move.start()
+        source = move.source.process.pid
+        wait_until(lambda: move.destination.qmp.find("RESUME"), "post-copy")
+        os.kill(source, signal.SIGSTOP)
+        try:
+            wait_until(lambda: "source complete" in
+                       move.old_host.remapd.process.output(),
+                       "every page is there", 60)
+        finally:
+            os.kill(source, signal.SIGCONT)
+        move.wait()
+        require_whole(vm, move)
+        report = move.report("source")
+        print(f"# {report['pauses']} pauses, "
+              f"{report['pages']['spliced']} pages spliced")
+        require(report["pages"]["spliced"] < report["pages"]["data"],
+                f"{report}")
+
+
 def overlaid():
     """A directory on a file system of which QEMU does not know that it pins."""
     with tempfile.TemporaryDirectory(prefix="remapd-overlay-") as directory:
