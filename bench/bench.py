@@ -59,9 +59,8 @@ MOVES = {
                               ("remapd", "native"), 3),
     **{f"random, {vcpus} vCPUs": ({"vcpus": vcpus}, {}, ("remapd", "native"), 1)
        for vcpus in (2, 4, 8)},
-    report.LARGER_CASE: ({"memory": "2G"}, {}, ("remapd", "native", "preempt"),
-                         3),
-    "random, 4 GiB": ({"memory": "4G"}, {}, ("remapd", "native", "preempt"), 3),
+    **{case: ({"memory": f"{gib}G"}, {}, ("remapd", "native", "preempt"), 3)
+       for gib, case in report.LARGER_CASES.items()},
     "random, 10 Gb/s": ({}, {"link": "10gbit"}, ALL, 3),
     "random, 1 Gb/s": ({}, {"link": "1gbit"}, ("remapd", "native", "preempt"),
                        1),

@@ -23,7 +23,7 @@ NAMES = {"remapd": "remapd", "remapd-copy": "remapd, engine copy",
 COLOURS = {"remapd": "#1b6ca8", "remapd-copy": "#7fb2d6",
            "native": "#c2571a", "preempt": "#e3a76f"}
 CUBIC_CASE = "random, hosts with CUBIC" # whose own congestion control is not
-LARGER_CASE = "random, 2 GiB"
+LARGER_CASES = {gib: f"random, {gib} GiB" for gib in (2, 4)}
 CUBIC_LINK = "none, CUBIC"
 GUEST_LINE_SECONDS = 0.1 # WORK_LINE_MS of tests/guest/work.h
 STEPS = ("prime", "fill", "place", "touch")
@@ -335,7 +335,8 @@ MOVE_GOALS = (
 # The cases that goals are for: its name, the bare link's, a title.
 GOAL_CASES = (("random", "none", "1 GiB"),
               (CUBIC_CASE, CUBIC_LINK, "1 GiB, hosts with CUBIC"),
-              (LARGER_CASE, "none", "2 GiB"),
+              *((case, "none", f"{gib} GiB")
+                for gib, case in LARGER_CASES.items()),
               ("random, 10 Gb/s", "10gbit", "1 GiB, 10 Gb/s"))
 
 

@@ -165,7 +165,6 @@ def pages_come_ahead_of_their_huge_page():
                 f"in pieces: {huge['pieces']} of {huge['whole']}")
 
 
-@contextlib.contextmanager
 @test(backend=("thp", "memfd"))
 def what_can_be_spliced_is(backend):
     """The source's QEMU sends it; of a file's memory it sends none."""
@@ -210,6 +209,7 @@ def a_stopped_source_gives_all():
                 f"{report}")
 
 
+@contextlib.contextmanager
 def overlaid():
     """A directory on a file system of which QEMU does not know that it pins."""
     with tempfile.TemporaryDirectory(prefix="remapd-overlay-") as directory:
@@ -552,8 +552,8 @@ def remapd_of_another_version_is_refused(host):
         vm = lab.vm("small", **SMALL)
         vm.start(pager="required")
         said = require_refused(vm, "required")
-        require("speaks version 1 of the hand-off, QEMU speaks 2" in said, said)
-        says = "hand-off version 99, this remapd speaks 2"
+        require("speaks version 1 of the hand-off, QEMU speaks 3" in said, said)
+        says = "hand-off version 99, this remapd speaks 3"
         wait_until(lambda: says in remapd.process.output(), says)
 
 
