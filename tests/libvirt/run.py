@@ -110,6 +110,8 @@ def moves(case):
         vm.migrate(AFTER_PRECOPY, *(["--p2p"] if way == "p2p" else []))
         require_confined(vm)
         require_carried(vm)
+        pages = vm.report("source")["pages"]
+        require(pages["spliced"] or memory != "anon", f"{pages}")
 
 
 def require_confined(vm):

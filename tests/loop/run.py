@@ -227,7 +227,8 @@ def splicers_fail(splicer):
     with Pair() as pair:
         torn = splicer in ("half", "stuck")
         # A guest that waits for pages asks for them again.
-        moved = pair.migrate(kind="thp", mib=MIB, threads=0 if torn else 2,
+        # Enough for each splicer to come to what goes wrong.
+        moved = pair.migrate(kind="thp", mib=64, threads=0 if torn else 2,
                              splicer=splicer)
         report = moved.report("source")
         require(report["state"] == "complete" and not report["error"],
