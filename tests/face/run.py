@@ -223,7 +223,7 @@ class Daemon:
         qemu = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         qemu.settimeout(30)
         qemu.connect(str(self.handoff))
-        qemu.send(struct.pack(">IHHIIQ64s64s", 0x524d5048, 2, 1, 2, os.getpid(),
+        qemu.send(struct.pack(">IHHIIQ64s64s", 0x524d5048, 3, 1, 2, os.getpid(),
                               1 << 30, name.encode(), b"127.0.0.1"))
         wait_until(lambda: any(s["name"] for s in self.sessions()),
                    "the session is there")
