@@ -78,14 +78,16 @@ static int splicer_answer(struct splicer *splicer, enum splicer_op op, int lent,
     bool waits = false;
     ssize_t got;
 
-    while (poll(&pollfd, 1, SPLICER_ANSWER_MS) <= 0) {
-        bool sends = lent >= 0 && !connection_lost(lent, &waits);
+    do {
+        while (poll(&pollfd, 1, SPLICER_ANSWER_MS) <= 0) {
+            bool sends = lent >= 0 && !connection_lost(lent, &waits);
 
-        silent_ms = sends && waits ? 0 : silent_ms + SPLICER_ANSWER_MS;
-        if (silent_ms >= (sends ? SPLICER_SENDS_MS : SPLICER_ANSWER_MS))
-            return -EPROTO;
-    }
-    got = recv(splicer->fd, answer, sizeof(*answer), MSG_DONTWAIT);
+            silent_ms = sends && waits ? 0 : silent_ms + SPLICER_ANSWER_MS;
+            if (silent_ms >= (sends ? SPLICER_SENDS_MS : SPLICER_ANSWER_MS))
+                return -EPROTO;
+        }
+        got = recv(splicer->fd, answer, sizeof(*answer), MSG_DONTWAIT);
+    } while (got < 0 && (errno == EAGAIN || errno == EINTR));
     if (got == 0 || (got < 0 && errno == ECONNRESET))
         return -ESRCH;
     return got == sizeof(*answer) && be32toh(answer->op) == (uint32_t)op
