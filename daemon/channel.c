@@ -236,14 +236,14 @@ int channel_recv_exactly(struct channel *channel, struct iovec *iov)
     return MIN(at, 0);
 }
 
-int channel_lend_in(const struct channel *channel)
-{
-    return channel->next_bytes || channel->link.tls ? -1 : channel->link.fd;
-}
-
 int channel_lend_out(const struct channel *channel)
 {
     return channel->link.tls ? -1 : channel->link.fd;
+}
+
+int channel_lend_in(const struct channel *channel)
+{
+    return channel->next_bytes ? -1 : channel_lend_out(channel);
 }
 
 void channel_lent(struct channel *channel, uint64_t bytes)

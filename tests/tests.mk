@@ -44,7 +44,8 @@ run_suite = BUILD_DIR=$(abspath $(BUILD)) REMAPD=$(abspath $(BUILD)/remapd) \
 	check-asan check-tsan
 
 # The daemon's objects but main.o, and cmocka.
-$(BUILD)/tests/unit/%: tests/unit/%.c tests/unit/unit.h $(DAEMON_OBJECTS)
+$(BUILD)/tests/unit/%: tests/unit/%.c tests/unit/unit.h tests/unit/hand.h \
+	$(DAEMON_OBJECTS)
 	@mkdir -p $(@D)
 	$(CC) -std=c17 -D_GNU_SOURCE -I$(BUILD) -Wall -Wextra -Werror -pthread \
 	    $(CFLAGS) $(SANITIZE) -o $@ $< $(DAEMON_OBJECTS) -lcmocka $(LIBS)

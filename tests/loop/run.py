@@ -226,8 +226,8 @@ def splicers_fail(splicer):
     connection."""
     with Pair() as pair:
         torn = splicer in ("half", "stuck")
-        # A guest that waits for pages asks for them again.
-        # Enough for each splicer to come to what goes wrong.
+        # Enough for each splicer to come to what goes wrong. What is torn is
+        # asked for again by a guest that waits: nobody does.
         moved = pair.migrate(kind="thp", mib=64, threads=0 if torn else 2,
                              splicer=splicer)
         report = moved.report("source")

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
+#include "hand.h"
 #include "unit.h"
 
 #include "../../daemon/pageset.h"
@@ -26,19 +27,9 @@ static struct {
 
 static void *answer_one(void *opaque)
 {
-    char space[CMSG_SPACE(sizeof(int))];
-    struct iovec iov = {&it.command, sizeof(it.command)};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = space,
-                         .msg_controllen = sizeof(space)};
-
     (void)opaque;
-    if (recvmsg(it.end, &msg, 0) != sizeof(it.command))
+    if (!take_command(it.end, &it.command, sizeof(it.command), &it.lent))
         return NULL;
-    it.lent = CMSG_FIRSTHDR(&msg);
-    if (it.lent)
-        close(*(int *)(void *)CMSG_DATA(CMSG_FIRSTHDR(&msg)));
     if (it.loses)
         shutdown(it.connection[0], SHUT_RDWR);
     if (it.leaves)
