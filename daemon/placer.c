@@ -19,6 +19,11 @@
 /* Slots in one command, before the first use. */
 #define PLACER_PRIME_AT_ONCE 8
 
+/* Slots that are being primed at once before the first use, for that waits for
+ * them; and that few are left before used ones are primed again, for a fault
+ * may wait for that. */
+#define PLACER_PRIME_AHEAD 64
+
 /* After each use: the slot that was used, and one that another thread took. */
 #define PLACER_PRIME_BEHIND 2
 
@@ -33,6 +38,7 @@ struct placer {
     _Atomic uint32_t primed; /* slots from next on that are ready */
     uint32_t asked;          /* slots behind them whose priming is under way */
     uint32_t lent;           /* slots that other threads are using */
+    uint32_t early;          /* slots to be primed before the first use */
     uint64_t uses;           /* that are still expected */
 };
 
@@ -57,24 +63,35 @@ static bool placer_command(struct placer *placer,
 }
 
 /* Have up to @max slots primed behind those that are, up to the ring's end; but
- * a slot that another thread is using may be the next one there. */
-static void placer_prime(struct placer *placer, uint32_t max)
+ * a slot that another thread is using may be the next one there. Return:
+ * whether there were any to be. */
+static bool placer_prime(struct placer *placer, bool early, uint32_t max)
 {
     struct placer_command command = {.op = htobe32(PLACER_PRIME)};
     uint32_t ahead, slot, count = 0;
+    uint64_t enough;
 
     pthread_mutex_lock(&placer->lock);
     ahead = placer->primed + placer->asked;
     slot = (placer->next + ahead) % placer->slots;
-    if (ahead < placer->uses && !placer->lent)
-        count = MIN(max, MIN(placer->slots - ahead, placer->slots - slot));
+    enough = early ? placer->early : MIN(placer->uses, PLACER_PRIME_AHEAD);
+    if (ahead < enough && !placer->lent)
+        count = (uint32_t)MIN(MIN(max, enough - ahead),
+                              MIN(placer->slots - ahead, placer->slots - slot));
     placer->asked += count;
     pthread_mutex_unlock(&placer->lock);
-    if (!count || placer->broken)
-        return;
+    if (!count)
+        return false;
     command.staging = htobe64(placer_staging(placer, slot));
     command.length = htobe64((uint64_t)count * PLACER_SLOT_BYTES);
-    placer_command(placer, &command, -1);
+    return placer_command(placer, &command, -1);
+}
+
+static void placer_prime_early(struct placer *placer)
+{
+    while (placer->asked < PLACER_PRIME_AHEAD &&
+           placer_prime(placer, true, PLACER_PRIME_AT_ONCE))
+        ;
 }
 
 /* Slots that were asked for are primed; false if they were not. */
@@ -133,20 +150,25 @@ struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots)
     return placer;
 }
 
-void placer_begin(struct placer *placer)
-{
-    placer->uses = placer->slots;
-    while (!placer->broken && placer->asked < placer->slots)
-        placer_prime(placer, PLACER_PRIME_AT_ONCE);
-    placer->uses = 0;
-}
-
-bool placer_ready(struct placer *placer)
+/* What has been primed since. */
+static void placer_look(struct placer *placer)
 {
     struct placer_answer answer;
 
     while (!placer_answer(placer, &answer, MSG_DONTWAIT))
         ;
+}
+
+void placer_begin(struct placer *placer, uint64_t slots)
+{
+    placer->early = (uint32_t)MIN(slots, placer->slots);
+    placer_prime_early(placer);
+}
+
+bool placer_ready(struct placer *placer)
+{
+    placer_look(placer);
+    placer_prime_early(placer);
     return placer->broken || !placer->asked;
 }
 
@@ -294,7 +316,7 @@ int placer_fill(struct placer_pool *pool, unsigned own,
     struct placer *placer = pool->placers[own];
     int ret;
 
-    placer_ready(placer);
+    placer_look(placer);
     if (placer->broken || !placer_pick(pool, placer, slot))
         return -EAGAIN;
     if (fill->fd >= 0)
@@ -337,5 +359,5 @@ void placer_done(struct placer_pool *pool, unsigned own,
                  const struct placer_slot *slot)
 {
     placer_give_back(slot, pool->placers[own]);
-    placer_prime(pool->placers[own], PLACER_PRIME_BEHIND);
+    placer_prime(pool->placers[own], false, PLACER_PRIME_BEHIND);
 }

@@ -38,18 +38,19 @@ struct placer_pool {
  */
 struct placer *placer_new(int fd, pid_t pid, uint64_t staging, uint32_t slots);
 
-/** placer_begin() - ask for every slot to be primed, without waiting for it.
- * Main thread, before the first use. */
-void placer_begin(struct placer *placer);
+/** placer_begin() - have @slots slots primed, or all if it has fewer: the first
+ * of them at once, without waiting for it. Main thread, before the first use.
+ */
+void placer_begin(struct placer *placer, uint64_t slots);
 
-/** placer_ready() - is every slot primed, or the placer of no use? Does not
- * wait. Main thread, before the first use. */
+/** placer_ready() - are they primed, or is the placer of no use? Goes on with
+ * it, but does not wait. Main thread, before the first use. */
 bool placer_ready(struct placer *placer);
 
 /** placer_expect() - so many slots will be used in all, about: used ones are
- * primed again only as far as that, and not at all if this is not called; for
- * priming takes time that a fault would wait. Main thread, before the first
- * use. */
+ * primed again when few are left, and only as far as that, and not at all if
+ * this is not called; for priming takes time that a fault would wait. Main
+ * thread, before the first use. */
 void placer_expect(struct placer *placer, uint64_t uses);
 
 /** placer_free() - close; QEMU gives up the staging. NULL is fine. */

@@ -2,6 +2,7 @@
 #include "present.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,10 +38,29 @@ bool present_pages(int fd, uint64_t hva, unsigned pages, uint64_t *mask)
     return true;
 }
 
-FILE *present_maps(pid_t pid)
+static FILE *present_file(pid_t pid, const char *name)
 {
     char path[32];
 
-    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+    snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
     return fopen(path, "re");
+}
+
+uint64_t present_private(pid_t pid)
+{
+    AUTO_FCLOSE FILE *status = present_file(pid, "status");
+    uint64_t kib = 0, value;
+    char line[128];
+
+    while (status && fgets(line, sizeof(line), status)) {
+        if (sscanf(line, "RssAnon: %" SCNu64, &value) == 1 ||
+            sscanf(line, "VmSwap: %" SCNu64, &value) == 1)
+            kib += value;
+    }
+    return kib << 10;
+}
+
+FILE *present_maps(pid_t pid)
+{
+    return present_file(pid, "maps");
 }

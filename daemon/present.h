@@ -23,6 +23,11 @@ int present_open(pid_t pid);
  */
 bool present_pages(int fd, uint64_t hva, unsigned pages, uint64_t *mask);
 
+/** present_private() - the memory that @pid has to itself, in memory or swapped
+ * out. Asks for a figure that the kernel keeps. Any thread.
+ * Return: bytes, about; 0 if it cannot be known. */
+uint64_t present_private(pid_t pid);
+
 /** present_maps() - what @pid has mapped, line by line; see proc_pid_maps(5).
  * Any thread. Return: to be closed, or NULL. */
 FILE *present_maps(pid_t pid);

@@ -670,9 +670,10 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
     return ret;
 }
 
-int receiver_connect(struct receiver *receiver)
+int receiver_connect(struct receiver *receiver, uint64_t huge_pages)
 {
-    uint64_t granules = pagemap_left(&receiver->map) / FRAME_MAX_PAGES;
+    uint64_t granules =
+        MIN(huge_pages, pagemap_left(&receiver->map) / FRAME_MAX_PAGES);
     struct channel *urgent[THREAD_MAX_CHANNELS];
     unsigned urgent_count = 0;
     int ret = 0;

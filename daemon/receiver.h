@@ -71,8 +71,9 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
                    struct placer_pool *placers);
 
 /** receiver_connect() - receive on the channels, and ask for what is missing.
+ * @huge_pages: how many come whole, at most, and about
  * Return: 0, or -errno; then call receiver_disconnect(). */
-int receiver_connect(struct receiver *receiver);
+int receiver_connect(struct receiver *receiver, uint64_t huge_pages);
 
 /** receiver_disconnect() - have the channels' threads end, without waiting for
  * it. */

@@ -18,10 +18,11 @@
  * the socket and the guest, large enough to be few system calls. */
 #define GRANULE_BYTES (256u << 10)
 
-/* Slots primed in staging, for engine move in QEMU's: for bulk a part of the
- * guest's size, for each urgent channel a few. What has moved is the guest's.
- */
-#define STAGING_MAX_SLOTS    512
+/* Slots primed in staging, for engine move in QEMU's: for bulk as many as will
+ * come, for each urgent channel a few. What has moved is the guest's; staging
+ * of our own counts as our memory until then, and is less. */
+#define STAGING_OWN_SLOTS    512
+#define STAGING_QEMU_SLOTS   4096
 #define STAGING_URGENT_SLOTS 32
 
 /* How often it is looked whether they are primed, and for how long. */
@@ -36,11 +37,14 @@ static bool can_remap(const struct session *session)
             session->conf->engine == PLACE_ENGINES);
 }
 
-/* Of a bulk channel's staging, for its part of @bytes. */
-static uint32_t bulk_slots(const struct session *session, uint64_t bytes)
+/* Of a bulk channel's staging, for its part of what comes; all of them have at
+ * most @max. */
+static uint32_t bulk_slots(const struct session *session, uint32_t max)
 {
-    return (uint32_t)MIN(bytes / HUGE_BYTES / session->conf->bulk_channels + 1,
-                         STAGING_MAX_SLOTS / session->conf->bulk_channels);
+    unsigned channels = session->conf->bulk_channels;
+
+    return (uint32_t)MIN(session->destination->huge_pages / channels + 1,
+                         max / channels);
 }
 
 static bool has_placers(const struct session *session)
@@ -56,11 +60,12 @@ static void destination_init(struct session *session,
 
     session->destination = destination;
     destination->uffd = destination->arriving.uffd = -1;
+    destination->huge_pages = be64toh(hello->ram_bytes) / HUGE_BYTES;
     join_init(&destination->join);
     if (session->conf->engine == PLACE_MOVE ||
         (session->conf->engine == PLACE_ENGINES && !can_remap(session))) {
         welcome.hands = htobe32(destination_channels(session));
-        welcome.slots = htobe32(bulk_slots(session, be64toh(hello->ram_bytes)));
+        welcome.slots = htobe32(bulk_slots(session, STAGING_QEMU_SLOTS));
     }
     session_welcome(session, &welcome);
     if (session->returned)
@@ -122,7 +127,7 @@ static void on_placer(struct session *session,
     bool turn = session->returned ? destination->uffd < 0
                                   : session->state < SESSION_PREPARED;
 
-    if (!turn || *fd < 0 || !slots || slots > STAGING_MAX_SLOTS ||
+    if (!turn || *fd < 0 || !slots || slots > STAGING_QEMU_SLOTS ||
         index >= destination_channels(session)) {
         session_refuse(session, "QEMU offers a placer out of turn");
         return;
@@ -197,24 +202,30 @@ static bool new_receiver(struct session *session)
     return true;
 }
 
-/* Have staging of our own primed, for as much as is private. */
+/* Have staging primed, for as much as is private. */
 static int begin_staging(const struct session *session)
 {
-    uint64_t bytes = 0;
+    struct session_destination *destination = session->destination;
+    struct placer_pool *placers = &destination->placers;
+    uint64_t huge_pages = 0;
     uint32_t slots;
 
     for (uint32_t i = 0; i < session->table.count; i++) {
         const struct block *block = &session->table.blocks[i];
 
         if (!block->shared && block->page_size == PAGE_BYTES)
-            bytes += block->length;
+            huge_pages += block->length / HUGE_BYTES;
     }
-    if (bytes < HUGE_BYTES || !can_remap(session))
+    destination->huge_pages = MIN(destination->huge_pages, huge_pages);
+    for (unsigned i = 0; i < placers->count; i++)
+        placer_begin(placers->placers[i],
+                     bulk_slots(session, STAGING_QEMU_SLOTS));
+    if (!huge_pages || !can_remap(session))
         return 0;
-    slots = bulk_slots(session, bytes);
-    return receiver_stage(
-        session->destination->receiver, session->conf->urgent_channels,
-        MIN(slots, STAGING_URGENT_SLOTS), session->conf->bulk_channels, slots);
+    slots = bulk_slots(session, STAGING_OWN_SLOTS);
+    return receiver_stage(destination->receiver, session->conf->urgent_channels,
+                          MIN(slots, STAGING_URGENT_SLOTS),
+                          session->conf->bulk_channels, slots);
 }
 
 static void on_prepare(struct session *session, const Remapd__Prepare *body)
@@ -239,8 +250,8 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
     }
     session->keep.record.table = block_table_mark(&session->table);
     keep_save(&session->keep);
-    for (unsigned i = 0; i < destination->placers.count; i++)
-        placer_begin(destination->placers.placers[i]);
+    if (body->private_bytes)
+        destination->huge_pages = body->private_bytes / HUGE_BYTES;
     join_give_channels(session, destination->receiver);
     destination->prepare_ns = now_ns();
     session_heartbeat(session, PRIME_TICK_MS);
@@ -301,7 +312,8 @@ static void send_start(struct session *session)
 /* Have pages move over the channels that the receiver has. */
 static void connect_receiver(struct session *session)
 {
-    int ret = receiver_connect(session->destination->receiver);
+    struct session_destination *destination = session->destination;
+    int ret = receiver_connect(destination->receiver, destination->huge_pages);
 
     if (ret) {
         session_pause(session, "starting threads: %s", strerror(-ret));
@@ -384,7 +396,6 @@ static void on_left_end(struct session *session, const Remapd__LeftEnd *end)
 static int adopt_table(struct session *session, char *error)
 {
     const struct block_table *qemu = &session->destination->qemu_table;
-    struct placer_pool *placers = &session->destination->placers;
     int ret;
 
     for (uint32_t i = 0; i < qemu->count; i++) {
@@ -401,8 +412,6 @@ static int adopt_table(struct session *session, char *error)
                  "what QEMU has kept is of another block table");
         return -EINVAL;
     }
-    for (unsigned i = 0; i < placers->count; i++)
-        placer_begin(placers->placers[i]);
     session->total_pages = session->keep.record.total_pages;
     ret = begin_staging(session);
     if (ret)

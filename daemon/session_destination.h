@@ -31,6 +31,7 @@ struct session_destination {
     int uffd;
     uint64_t uffd_features;
     uint64_t prepare_ns; /* when the source asked */
+    uint64_t huge_pages; /* that come whole, at most, and about */
     bool left_known, detaching;
     bool serving;  /* faults are read */
     bool resuming; /* the source waits for Resumed */

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "log.h"
+#include "present.h"
 #include "session.h"
 #include "source.h"
 #include "thread.h"
@@ -671,6 +672,7 @@ static void on_prepare(struct session *session,
     for (uint32_t i = 0; i < session->table.count; i++)
         wire_send_block(session, &session->table.blocks[i]);
     body.blocks = session->table.count;
+    body.private_bytes = present_private(handoff_pid(session->handoff));
     message.body_case = REMAPD__MESSAGE__BODY_PREPARE;
     message.prepare = &body;
     session_send(session, &message);

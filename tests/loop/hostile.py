@@ -265,6 +265,27 @@ def source_adds_a_block_while_staging_is_primed():
         session.control.expect("abort")
 
 
+@test(private=(1, 2**64 - 1))
+def source_has(private):
+    """What it says it has is but a hint."""
+    with ARENA.attack(ARENA.destination, "connection closed"), \
+            ToDestination(ARENA.destination) as session:
+        session.prepared(private_bytes=private)
+
+
+@test
+def what_the_source_has_is_said():
+    """No more than that is primed."""
+    said, held = [], []
+    for _ in range(2):
+        with ARENA.attack(ARENA.source, "connection closed"), \
+                FromSource(ARENA.source) as session:
+            said.append(session.preparing().private_bytes)
+        held.append(b"held" * (8 << 20))
+    require(16 << 20 < said[1] - said[0] < 64 << 20,
+            f"the source said to have {said} bytes, 32 MiB apart")
+
+
 @test(**rows(MESSAGES))
 def source_after_the_end(case):
     """Nothing that comes after completion can change it."""

@@ -300,10 +300,11 @@ class ToDestination(contextlib.ExitStack):
                   **changed}
         self.control.send(block=pb.Block(**fields))
 
-    def prepared(self):
+    def prepared(self, private_bytes=0):
         self.joined()
         self.send_block()
-        self.control.send(prepare=pb.Prepare(blocks=1))
+        self.control.send(prepare=pb.Prepare(blocks=1,
+                                             private_bytes=private_bytes))
         # Staging is primed first, and that may take longer than silence may.
         while not select.select([self.control.socket], [], [], 0.5)[0]:
             self.control.send(keep_alive=pb.KeepAlive())
@@ -449,7 +450,7 @@ class FromSource(contextlib.ExitStack):
         self.qemu.block(self.memory)
         self.qemu.prepare()
         self.control.expect("block")
-        self.control.expect("prepare")
+        self.private_bytes = self.control.expect("prepare").private_bytes
         return self
 
     def prepared(self):

@@ -3,6 +3,7 @@
  * A slot is in this process: process_vm_readv(2) finds it. */
 #include <errno.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "hand.h"
@@ -56,7 +57,7 @@ static int set_up(void **state)
     it.pool.placers[0] =
         placer_new(fds[0], getpid(), (uintptr_t)it.staging, SLOTS);
     it.pool.count = 1;
-    placer_begin(it.pool.placers[0]);
+    placer_begin(it.pool.placers[0], SLOTS);
     recv(it.end, &it.command, sizeof(it.command), 0);
     assert_int_equal(be64toh(it.command.length), SLOTS * PLACER_SLOT_BYTES);
     send(it.end, &primed, sizeof(primed), 0);
@@ -279,9 +280,83 @@ static void a_slot_in_doubt_stays_out(void **state)
     close(fds[1]);
 }
 
+/* How many slots the placer is told to prime, until nothing more is said; said
+ * to be done if @answers. */
+static uint64_t told_to_prime(int end, bool answers)
+{
+    struct placer_command command;
+    struct placer_answer primed = {htobe32(PLACER_PRIME), 0, 0, 0};
+    uint64_t slots = 0;
+
+    while (recv(end, &command, sizeof(command), MSG_DONTWAIT) > 0) {
+        assert_int_equal(be32toh(command.op), PLACER_PRIME);
+        slots += be64toh(command.length) / PLACER_SLOT_BYTES;
+        primed.done = command.length;
+        if (answers)
+            send(end, &primed, sizeof(primed), 0);
+    }
+    return slots;
+}
+
+/* A fault may come at any time, and would wait for all that is asked for. */
+static void primes_a_bit_at_once_and_only_what_is_needed(void **state)
+{
+    struct placer *placer;
+    uint64_t slots;
+    int fds[2];
+
+    (void)state;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+    placer = placer_new(fds[0], getpid(), PLACER_SLOT_BYTES, 200);
+    placer_begin(placer, 150);
+    assert_false(placer_ready(placer));
+    slots = told_to_prime(fds[1], true);
+    assert_int_equal(slots, 64);
+    while (!placer_ready(placer))
+        slots += told_to_prime(fds[1], true);
+    assert_int_equal(slots, 150);
+    placer_free(placer);
+    close(fds[1]);
+}
+
+/* Until then what was primed before is used. */
+static void primes_again_when_few_are_left(void **state)
+{
+    const size_t bytes = 80 * PLACER_SLOT_BYTES;
+    uint8_t buffer[3 * PAGE_BYTES];
+    struct placer_fill what = {two_pages, buffer, -1};
+    struct placer_pool pool = {.count = 1};
+    struct placer_slot slot;
+    unsigned used = 0;
+    int fds[2];
+    void *map = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    (void)state;
+    assert_ptr_not_equal(map, MAP_FAILED);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+    pool.placers[0] = placer_new(fds[0], getpid(), (uintptr_t)map, 80);
+    placer_begin(pool.placers[0], 70);
+    do
+        told_to_prime(fds[1], true);
+    while (!placer_ready(pool.placers[0]));
+    placer_expect(pool.placers[0], 1000);
+    do {
+        assert_int_equal(placer_fill(&pool, 0, &what, &slot), 0);
+        placer_done(&pool, 0, &slot);
+        used++;
+    } while (!told_to_prime(fds[1], false));
+    assert_int_equal(used, 7);
+    placer_free(pool.placers[0]);
+    close(fds[1]);
+    munmap(map, bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(primes_a_bit_at_once_and_only_what_is_needed),
+        cmocka_unit_test(primes_again_when_few_are_left),
         cmocka_unit_test_setup_teardown(lends_the_socket, set_up, tear_down),
         cmocka_unit_test_setup_teardown(moves_what_it_has_filled, set_up,
                                         tear_down),
