@@ -23,6 +23,7 @@ void frame_pack(const struct frame *frame, struct frame_header *header)
     *header = (struct frame_header){
         .magic = htobe32(FRAME_MAGIC),
         .kind = (uint8_t)frame->kind,
+        .again = frame->again,
         .block = htobe16(frame->block ? (uint16_t)frame->block->index : 0),
         .offset = htobe64(frame->offset),
         .length = htobe64(frame->length),
@@ -58,6 +59,7 @@ int frame_parse(const struct frame_header *header,
         .length = be64toh(header->length),
         .payload = be32toh(header->payload),
         .wanted = be32toh(header->wanted),
+        .again = header->again,
     };
     if (be32toh(header->magic) != FRAME_MAGIC) {
         snprintf(error, ERROR_TEXT_BYTES, "frame with wrong magic 0x%08x",
@@ -65,7 +67,7 @@ int frame_parse(const struct frame_header *header,
         return -EPROTO;
     }
     if (frame->kind < FRAME_REQUEST || frame->kind >= FRAME_KINDS ||
-        header->reserved) {
+        header->again > (frame->kind == FRAME_REQUEST)) {
         snprintf(error, ERROR_TEXT_BYTES, "frame of unknown kind %u",
                  header->kind);
         return -EPROTO;

@@ -15,6 +15,7 @@ struct frame {
     uint64_t length;           /* bytes of guest memory */
     uint32_t payload;          /* bytes that follow */
     uint32_t wanted;           /* REQUEST: index of a page in the range */
+    bool again;                /* REQUEST: send that once more if need be */
 };
 
 /** frame_pack() - @frame as it goes on the wire. Any thread. */

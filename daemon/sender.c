@@ -281,9 +281,33 @@ static int send_range(struct send_thread *thread, struct frame *frame,
     return ret;
 }
 
-/* Answer one request with what is left of its range. The page that is waited
- * for is sent even if bulk has sent it, for it may still lie in a queue; but
- * not out of a huge page, which must arrive whole. */
+/* Make of a request the frame that answers it, and of @wanted its pages: what
+ * is left of the range. Bulk may have sent the page that is waited for, but it
+ * may still lie in a queue: then that is sent again, if it need not arrive in
+ * one huge page. Return: whether there is anything to send. */
+static bool choose_pages(struct sender *sender, struct frame *frame,
+                         uint64_t *wanted)
+{
+    bool again = frame->length < HUGE_BYTES || frame->again;
+    unsigned left;
+
+    mask_fill(wanted, frame_pages(frame));
+    left = pageset_take(&sender->left, frame_first_page(frame),
+                        frame_pages(frame), wanted);
+    if (!left && again) {
+        frame->offset += align_down((uint64_t)frame->wanted * PAGE_BYTES,
+                                    frame->block->page_size);
+        frame->length = frame->block->page_size;
+        mask_fill(wanted, frame_pages(frame));
+    } else if (frame->length < HUGE_BYTES) {
+        mask_add(wanted, frame->wanted);
+    }
+    frame->wanted = 0;
+    frame->again = false;
+    return left || again;
+}
+
+/* Answer one request. */
 static int answer_request(struct send_thread *thread, char *error)
 {
     struct sender *sender = thread->sender;
@@ -299,13 +323,7 @@ static int answer_request(struct send_thread *thread, char *error)
         return -EPROTO;
     }
     atomic_fetch_add(&sender->stats->faults, 1);
-    mask_fill(wanted, frame_pages(&frame));
-    pageset_take(&sender->left, frame_first_page(&frame), frame_pages(&frame),
-                 wanted);
-    if (frame.length < HUGE_BYTES)
-        mask_add(wanted, frame.wanted);
-    frame.wanted = 0;
-    if (mask_count(wanted)) {
+    if (choose_pages(sender, &frame, wanted)) {
         unsigned whole = frame.length >= HUGE_BYTES;
 
         sender->whole += whole;

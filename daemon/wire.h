@@ -7,7 +7,7 @@
 
 #define WIRE_MAGIC 0x524d5043u /* "RMPC" */
 #ifndef WIRE_VERSION           /* tests build a remapd of another one */
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2
 #endif
 
 /** wire_address() - a numeric address and a port as the kernel wants them.

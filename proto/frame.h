@@ -32,7 +32,8 @@ enum frame_kind {
 struct frame_header {
     uint32_t magic;
     uint8_t kind;     /* enum frame_kind */
-    uint8_t reserved; /* 0 */
+    uint8_t again;    /* REQUEST: 1: if none of its pages is left, send the one
+                         that is waited for again; else 0 */
     uint16_t block;   /* index in the block table; 0 for END */
     uint64_t offset;  /* bytes in the block, a multiple of FRAME_PAGE */
     uint64_t length;  /* bytes of guest memory, a multiple of FRAME_PAGE */

@@ -520,7 +520,7 @@ def masks(data, zero):
 FRAMES = {
     "wrong_magic": ("wrong magic 0x00000001", {"kind": ZERO, "magic": 1}),
     "unknown_kind": ("unknown kind 9", {"kind": 9}),
-    "reserved_set": ("frame", {"kind": ZERO, "reserved": 1}),
+    "again_set": ("frame", {"kind": ZERO, "again": 1}),
     "wanted_set": ("wants page 1", {"kind": ZERO, "wanted": 1}),
     "unknown_block": ("ZERO frame for block 1, there are 1",
                       {"kind": ZERO, "block": 1}),
@@ -672,7 +672,7 @@ def destination_never_welcomes_a_channel():
 
 
 WELCOMES = {
-    "other_version": {"version": 2}, "short_key": {"channel_key": b"k"},
+    "other_version": {"version": WIRE_VERSION + 1}, "short_key": {"channel_key": b"k"},
     "long_key": {"channel_key": b"k" * 33}, "no_urgent": {"urgent": 0},
     "no_bulk": {"bulk": 0}, "too_many": {"urgent": 8, "bulk": 9},
     "far_too_many": {"urgent": 2**31, "bulk": 2**31},
@@ -681,7 +681,7 @@ WELCOMES = {
 
 @test(**rows(WELCOMES))
 def destination_welcome(case):
-    with ARENA.attack(ARENA.source, "welcome makes no sense|speaks version 2"), \
+    with ARENA.attack(ARENA.source, "welcome makes no sense|speaks version [0-9]"), \
             FromSource(ARENA.source) as session:
         session.joining().send_welcome(**WELCOMES[case])
         session.qemu.expect(ERROR)
@@ -697,8 +697,9 @@ def destination_granule(granule):
 
 
 REQUESTS = {case: FRAMES[case] for case in (
-    "wrong_magic", "unknown_kind", "reserved_set")}
+    "wrong_magic", "unknown_kind", "again_set")}
 REQUESTS |= {
+    "again_and_again": ("unknown kind 1", {"kind": REQUEST, "again": 2}),
     "unknown_block": ("frame for block 1, there are 1",
                       {"kind": REQUEST, "block": 1}),
     "offset_beyond": ("of block ram", {"kind": REQUEST,
@@ -735,6 +736,32 @@ def destination_asks_again_and_again():
             header = FRAME.unpack(session.urgent.read(FRAME.size))
             require(header[1] == DATA and
                     session.urgent.read(header[6]) == b"\x22" * PAGE,
+                    f"answer {header}")
+        session.control.send(complete=pb.Complete())
+        session.qemu.expect(COMPLETE)
+
+
+@test
+def destination_asks_for_what_bulk_has_sent():
+    """The page that is waited for comes again: of a huge page only if it need
+    not arrive whole."""
+    huge = 512 * PAGE
+    with ARENA.attack(ARENA.source, None), \
+            FromSource(ARENA.source, Memory(512)) as session:
+        session.memory.fill(7, b"\x33")
+        session.active()
+        kind = None
+        while kind != END:
+            _, kind, _, _, _, _, payload, _ = FRAME.unpack(
+                session.bulk.read(FRAME.size))
+            session.bulk.read(payload)
+        session.urgent.frame(REQUEST, 0, huge, wanted=7)
+        session.urgent.frame(REQUEST, 0, huge, wanted=7, again=1)
+        session.urgent.frame(REQUEST, 4 * PAGE, 8 * PAGE, wanted=3)
+        for _ in range(2):
+            header = FRAME.unpack(session.urgent.read(FRAME.size))
+            require(header[1:7] == (DATA, 0, 0, 7 * PAGE, PAGE, PAGE) and
+                    session.urgent.read(PAGE) == b"\x33" * PAGE,
                     f"answer {header}")
         session.control.send(complete=pb.Complete())
         session.qemu.expect(COMPLETE)

@@ -40,7 +40,7 @@ FRAME = struct.Struct(">IBBHQQII")
 FRAME_MAGIC = 0x524d5046
 
 WIRE_MAGIC = 0x524d5043
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 
 class Qemu:
@@ -242,7 +242,7 @@ class Peer:
 
     def frame(self, kind, offset=0, length=PAGE, payload=b"", **changed):
         """Payload may be bytes, or the number that the header claims."""
-        fields = {"magic": FRAME_MAGIC, "kind": kind, "reserved": 0,
+        fields = {"magic": FRAME_MAGIC, "kind": kind, "again": 0,
                   "block": 0, "offset": offset, "length": length,
                   "payload": len(payload), "wanted": 0, **changed}
         self.raw(FRAME.pack(*fields.values()) + payload)

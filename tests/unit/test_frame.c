@@ -35,7 +35,7 @@ static void packs_big_endian(void **state)
         'R', 'M', 'P', 'F', FRAME_DATA, 0, 0, 1, 0, 0, 0, 0, 0, 0x20, 0, 0,
         0,   0,   0,   0,   0, 0x20, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0};
     struct frame frame = {FRAME_DATA, &blocks[1], HUGE_BYTES, HUGE_BYTES,
-                          HUGE_BYTES, 0};
+                          HUGE_BYTES, 0, false};
     struct frame_header header;
 
     (void)state;
@@ -46,16 +46,16 @@ static void packs_big_endian(void **state)
 static void parses_what_it_packs(void **state)
 {
     static const struct frame frames[] = {
-        {FRAME_REQUEST, &blocks[0], 4096, 4096, 0, 0},
-        {FRAME_REQUEST, &blocks[1], HUGE_BYTES, HUGE_BYTES, 0, 0},
-        {FRAME_DATA, &blocks[0], 3 * MIB, 4096, 4096, 0},
-        {FRAME_DATA, &blocks[0], 4096, HUGE_BYTES, HUGE_BYTES, 0},
-        {FRAME_ZERO, &blocks[0], 0, 3 * MIB + 4096, 0, 0},
-        {FRAME_ZERO, &blocks[1], 0, 8 * MIB, 0, 0},
-        {FRAME_SPARSE, &blocks[0], 0, 8192, 128 + 4096, 0},
-        {FRAME_SPARSE, &blocks[0], 0, 8192, 128, 0},
-        {FRAME_REQUEST, &blocks[0], 0, 16 * 4096, 0, 15},
-        {FRAME_END, NULL, 0, 0, 0, 0},
+        {FRAME_REQUEST, &blocks[0], 4096, 4096, 0, 0, false},
+        {FRAME_REQUEST, &blocks[1], HUGE_BYTES, HUGE_BYTES, 0, 3, true},
+        {FRAME_DATA, &blocks[0], 3 * MIB, 4096, 4096, 0, false},
+        {FRAME_DATA, &blocks[0], 4096, HUGE_BYTES, HUGE_BYTES, 0, false},
+        {FRAME_ZERO, &blocks[0], 0, 3 * MIB + 4096, 0, 0, false},
+        {FRAME_ZERO, &blocks[1], 0, 8 * MIB, 0, 0, false},
+        {FRAME_SPARSE, &blocks[0], 0, 8192, 128 + 4096, 0, false},
+        {FRAME_SPARSE, &blocks[0], 0, 8192, 128, 0, false},
+        {FRAME_REQUEST, &blocks[0], 0, 16 * 4096, 0, 15, false},
+        {FRAME_END, NULL, 0, 0, 0, 0, false},
     };
 
     (void)state;
@@ -73,6 +73,7 @@ static void parses_what_it_packs(void **state)
         assert_int_equal(back.length, frames[i].length);
         assert_int_equal(back.payload, frames[i].payload);
         assert_int_equal(back.wanted, frames[i].wanted);
+        assert_int_equal(back.again, frames[i].again);
     }
     assert_int_equal(frame_first_page(&frames[1]), 1024 + 512);
     assert_int_equal(frame_pages(&frames[3]), 512);
@@ -148,7 +149,7 @@ static void judges_the_wanted_page(void **state)
     assert_says(error, "ZERO frame of 65536 bytes that wants page 1");
 }
 
-static void refuses_wrong_magic_and_reserved(void **state)
+static void refuses_wrong_magic_and_again(void **state)
 {
     struct frame_header header = header_of(FRAME_ZERO, 0, 0, 4096, 0);
     char error[ERROR_TEXT_BYTES] = "";
@@ -160,7 +161,12 @@ static void refuses_wrong_magic_and_reserved(void **state)
     assert_true(frame_parse(&header, &table, &frame, error) < 0);
     assert_says(error, "wrong magic 0x12345678");
     header = header_of(FRAME_ZERO, 0, 0, 4096, 0);
-    header.reserved = 1;
+    header.again = 1;
+    assert_true(frame_parse(&header, &table, &frame, error) < 0);
+    header.kind = FRAME_REQUEST;
+    assert_int_equal(frame_parse(&header, &table, &frame, error), 0);
+    assert_true(frame.again);
+    header.again = 2;
     assert_true(frame_parse(&header, &table, &frame, error) < 0);
 }
 
@@ -226,7 +232,7 @@ static int parse_masks(struct frame *frame, struct frame_masks *masks,
 static void judges_masks(void **state)
 {
     struct frame frame = {FRAME_SPARSE, &blocks[0], 0, 16 * 4096,
-                          128 + 3 * 4096, 0};
+                          128 + 3 * 4096, 0, false};
     uint64_t data[PAGESET_MASK_WORDS], zero[PAGESET_MASK_WORDS];
     struct frame_masks masks = {.data = {0x05, 0x80}, .zero = {0x0a}};
 
@@ -252,7 +258,7 @@ static void judges_masks(void **state)
 static void masks_of_huge_pages_are_whole(void **state)
 {
     struct frame frame = {FRAME_SPARSE, &blocks[1], 0, HUGE_BYTES,
-                          128 + HUGE_BYTES, 0};
+                          128 + HUGE_BYTES, 0, false};
     uint64_t data[PAGESET_MASK_WORDS], zero[PAGESET_MASK_WORDS];
     struct frame_masks masks = {0};
 
@@ -277,7 +283,7 @@ int main(void)
         cmocka_unit_test(parses_what_it_packs),
         cmocka_unit_test(refuses_each_wrong_field),
         cmocka_unit_test(judges_the_wanted_page),
-        cmocka_unit_test(refuses_wrong_magic_and_reserved),
+        cmocka_unit_test(refuses_wrong_magic_and_again),
         cmocka_unit_test(never_accepts_out_of_range),
         cmocka_unit_test(judges_masks),
         cmocka_unit_test(masks_of_huge_pages_are_whole),
