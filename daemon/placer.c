@@ -39,6 +39,7 @@ struct placer {
     uint32_t asked;          /* slots behind them whose priming is under way */
     uint32_t lent;           /* slots that other threads are using */
     uint32_t early;          /* slots to be primed before the first use */
+    bool goes_on;            /* used ones are primed again */
     uint64_t uses;           /* that are still expected */
 };
 
@@ -74,7 +75,9 @@ static bool placer_prime(struct placer *placer, bool early, uint32_t max)
     pthread_mutex_lock(&placer->lock);
     ahead = placer->primed + placer->asked;
     slot = (placer->next + ahead) % placer->slots;
-    enough = early ? placer->early : MIN(placer->uses, PLACER_PRIME_AHEAD);
+    enough = early             ? placer->early
+             : placer->goes_on ? MIN(MAX(placer->uses, 1), PLACER_PRIME_AHEAD)
+                               : 0;
     if (ahead < enough && !placer->lent)
         count = (uint32_t)MIN(MIN(max, enough - ahead),
                               MIN(placer->slots - ahead, placer->slots - slot));
@@ -174,6 +177,7 @@ bool placer_ready(struct placer *placer)
 
 void placer_expect(struct placer *placer, uint64_t uses)
 {
+    placer->goes_on = true;
     placer->uses = uses;
 }
 

@@ -48,9 +48,9 @@ void placer_begin(struct placer *placer, uint64_t slots);
 bool placer_ready(struct placer *placer);
 
 /** placer_expect() - so many slots will be used in all, about: used ones are
- * primed again when few are left, and only as far as that, and not at all if
- * this is not called; for priming takes time that a fault would wait. Main
- * thread, before the first use. */
+ * primed again when few are left for that, or none, and not at all if this is
+ * not called; for priming takes time that a fault would wait. Main thread,
+ * before the first use. */
 void placer_expect(struct placer *placer, uint64_t uses);
 
 /** placer_free() - close; QEMU gives up the staging. NULL is fine. */

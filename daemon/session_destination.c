@@ -251,7 +251,8 @@ static void on_prepare(struct session *session, const Remapd__Prepare *body)
     session->keep.record.table = block_table_mark(&session->table);
     keep_save(&session->keep);
     if (body->private_bytes)
-        destination->huge_pages = body->private_bytes / HUGE_BYTES;
+        destination->huge_pages =
+            MAX(body->private_bytes / HUGE_BYTES, STAGING_URGENT_SLOTS);
     join_give_channels(session, destination->receiver);
     destination->prepare_ns = now_ns();
     session_heartbeat(session, PRIME_TICK_MS);

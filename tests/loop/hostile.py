@@ -673,7 +673,8 @@ def destination_never_welcomes_a_channel():
 
 
 WELCOMES = {
-    "other_version": {"version": WIRE_VERSION + 1}, "short_key": {"channel_key": b"k"},
+    "other_version": {"version": WIRE_VERSION + 1},
+    "short_key": {"channel_key": b"k"},
     "long_key": {"channel_key": b"k" * 33}, "no_urgent": {"urgent": 0},
     "no_bulk": {"bulk": 0}, "too_many": {"urgent": 8, "bulk": 9},
     "far_too_many": {"urgent": 2**31, "bulk": 2**31},
@@ -682,7 +683,8 @@ WELCOMES = {
 
 @test(**rows(WELCOMES))
 def destination_welcome(case):
-    with ARENA.attack(ARENA.source, "welcome makes no sense|speaks version [0-9]"), \
+    with ARENA.attack(ARENA.source,
+                      "welcome makes no sense|speaks version [0-9]"), \
             FromSource(ARENA.source) as session:
         session.joining().send_welcome(**WELCOMES[case])
         session.qemu.expect(ERROR)

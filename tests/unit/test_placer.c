@@ -352,9 +352,26 @@ static void primes_again_when_few_are_left(void **state)
     munmap(map, bytes);
 }
 
+/* One at a time, if more are used than were expected. */
+static void primes_on_beyond_what_was_expected(void **state)
+{
+    uint8_t buffer[3 * PAGE_BYTES];
+    struct placer_slot slot;
+
+    (void)state;
+    placer_expect(it.pool.placers[0], 1);
+    for (unsigned i = 0; i < 3 * SLOTS; i++) {
+        assert_int_equal(fill(false, 0, 0, buffer, &slot), 0);
+        placer_done(&it.pool, 0, &slot);
+        assert_int_equal(told_to_prime(it.end, true), i >= SLOTS - 1);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(primes_on_beyond_what_was_expected,
+                                        set_up, tear_down),
         cmocka_unit_test(primes_a_bit_at_once_and_only_what_is_needed),
         cmocka_unit_test(primes_again_when_few_are_left),
         cmocka_unit_test_setup_teardown(lends_the_socket, set_up, tear_down),
