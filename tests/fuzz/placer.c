@@ -114,7 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     answer_count = answers_taken = overdue = 0;
     pool.placers[0] = placer_new(-1, 0, (uintptr_t)staging, SLOTS);
-    placer_begin(pool.placers[0]);
+    placer_begin(pool.placers[0], UINT64_MAX);
     placer_expect(pool.placers[0], 1 + input_byte(&input) % 64);
     for (unsigned i = 0; i < MAX_STEPS && input.size; i++) {
         unsigned what = input_byte(&input);
