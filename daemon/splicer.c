@@ -77,11 +77,15 @@ static int splicer_answer(struct splicer *splicer, enum splicer_op op, int lent,
     unsigned silent_ms = 0;
     bool waits = false;
     ssize_t got;
+    int ready;
 
     do {
-        while (poll(&pollfd, 1, SPLICER_ANSWER_MS) <= 0) {
-            bool sends = lent >= 0 && !connection_lost(lent, &waits);
+        while ((ready = poll(&pollfd, 1, SPLICER_ANSWER_MS)) <= 0) {
+            bool sends;
 
+            if (ready < 0 && errno == EINTR)
+                continue;
+            sends = lent >= 0 && !connection_lost(lent, &waits);
             silent_ms = sends && waits ? 0 : silent_ms + SPLICER_ANSWER_MS;
             if (silent_ms >= (sends ? SPLICER_SENDS_MS : SPLICER_ANSWER_MS))
                 return -EPROTO;
