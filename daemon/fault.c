@@ -136,13 +136,13 @@ static void fault_ask(struct fault_reader *reader, const struct block *block,
                       uint64_t offset, uint64_t now, struct fault_batch *batch)
 {
     enum place_engine engine = reader->engines[block->index];
-    bool merges = place_merges(reader->target, engine);
     uint64_t granule = fault_fetches_whole(reader, engine, now)
                            ? place_granule(engine, block)
                            : block->page_size;
     uint64_t start = align_down(offset, granule);
-    struct frame frame = {
-        .kind = FRAME_REQUEST, .block = block, .again = merges};
+    struct frame frame = {.kind = FRAME_REQUEST,
+                          .block = block,
+                          .again = place_merges(reader->target, engine)};
     unsigned whole, asked;
 
     if (granule > block->length - start) {

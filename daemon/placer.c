@@ -65,7 +65,7 @@ static bool placer_command(struct placer *placer,
 
 /* Have up to @max slots primed behind those that are, up to the ring's end; but
  * a slot that another thread is using may be the next one there. Return:
- * whether there were any to be. */
+ * whether QEMU was told of any. */
 static bool placer_prime(struct placer *placer, bool early, uint32_t max)
 {
     struct placer_command command = {.op = htobe32(PLACER_PRIME)};
@@ -75,9 +75,8 @@ static bool placer_prime(struct placer *placer, bool early, uint32_t max)
     pthread_mutex_lock(&placer->lock);
     ahead = placer->primed + placer->asked;
     slot = (placer->next + ahead) % placer->slots;
-    enough = early             ? placer->early
-             : placer->goes_on ? MIN(MAX(placer->uses, 1), PLACER_PRIME_AHEAD)
-                               : 0;
+    enough =
+        early ? placer->early : MIN(MAX(placer->uses, 1), PLACER_PRIME_AHEAD);
     if (ahead < enough && !placer->lent)
         count = (uint32_t)MIN(MIN(max, enough - ahead),
                               MIN(placer->slots - ahead, placer->slots - slot));
@@ -363,5 +362,6 @@ void placer_done(struct placer_pool *pool, unsigned own,
                  const struct placer_slot *slot)
 {
     placer_give_back(slot, pool->placers[own]);
-    placer_prime(pool->placers[own], false, PLACER_PRIME_BEHIND);
+    if (pool->placers[own]->goes_on)
+        placer_prime(pool->placers[own], false, PLACER_PRIME_BEHIND);
 }

@@ -281,29 +281,30 @@ static int send_range(struct send_thread *thread, struct frame *frame,
     return ret;
 }
 
-/* Make of a request the frame that answers it, and of @wanted its pages: what
- * is left of the range. Bulk may have sent the page that is waited for, but it
+/* What answers @request: the range of @answer, and of it the pages @wanted,
+ * which is what is left. Bulk may have sent the page that is waited for, but it
  * may still lie in a queue: then that is sent again, if it need not arrive in
  * one huge page. Return: whether there is anything to send. */
-static bool choose_pages(struct sender *sender, struct frame *frame,
-                         uint64_t *wanted)
+static bool choose_pages(struct sender *sender, const struct frame *request,
+                         struct frame *answer, uint64_t *wanted)
 {
-    bool again = frame->length < HUGE_BYTES || frame->again;
+    const struct block *block = request->block;
+    bool again = request->length < HUGE_BYTES || request->again;
     unsigned left;
 
-    mask_fill(wanted, frame_pages(frame));
-    left = pageset_take(&sender->left, frame_first_page(frame),
-                        frame_pages(frame), wanted);
+    *answer = (struct frame){
+        .block = block, .offset = request->offset, .length = request->length};
+    mask_fill(wanted, frame_pages(answer));
+    left = pageset_take(&sender->left, frame_first_page(answer),
+                        frame_pages(answer), wanted);
     if (!left && again) {
-        frame->offset += align_down((uint64_t)frame->wanted * PAGE_BYTES,
-                                    frame->block->page_size);
-        frame->length = frame->block->page_size;
-        mask_fill(wanted, frame_pages(frame));
-    } else if (frame->length < HUGE_BYTES) {
-        mask_add(wanted, frame->wanted);
+        answer->offset += align_down((uint64_t)request->wanted * PAGE_BYTES,
+                                     block->page_size);
+        answer->length = block->page_size;
+        mask_fill(wanted, frame_pages(answer));
+    } else if (request->length < HUGE_BYTES) {
+        mask_add(wanted, request->wanted);
     }
-    frame->wanted = 0;
-    frame->again = false;
     return left || again;
 }
 
@@ -312,25 +313,25 @@ static int answer_request(struct send_thread *thread, char *error)
 {
     struct sender *sender = thread->sender;
     uint64_t wanted[PAGESET_MASK_WORDS];
-    struct frame frame;
-    int ret = frame_recv(&thread->channel, sender->table, &frame, error);
+    struct frame request, answer;
+    int ret = frame_recv(&thread->channel, sender->table, &request, error);
 
     if (ret)
         return ret;
-    if (frame.kind != FRAME_REQUEST) {
+    if (request.kind != FRAME_REQUEST) {
         snprintf(error, ERROR_TEXT_BYTES,
-                 "the destination sent a frame of kind %u", frame.kind);
+                 "the destination sent a frame of kind %u", request.kind);
         return -EPROTO;
     }
     atomic_fetch_add(&sender->stats->faults, 1);
-    if (choose_pages(sender, &frame, wanted)) {
-        unsigned whole = frame.length >= HUGE_BYTES;
+    if (choose_pages(sender, &request, &answer, wanted)) {
+        unsigned whole = answer.length >= HUGE_BYTES;
 
         sender->whole += whole;
-        ret = send_range(thread, &frame, wanted, error);
+        ret = send_range(thread, &answer, wanted, error);
         sender->whole -= whole;
     }
-    sender->hint = frame_first_page(&frame);
+    sender->hint = frame_first_page(&request);
     return ret;
 }
 

@@ -180,7 +180,7 @@ def what_can_be_spliced_is(backend):
             # The firmware's own is private.
             require(pages["spliced"] < 0.01 * pages["data"], f"{pages}")
         else:
-            require(pages["spliced"] > 0.5 * pages["data"], f"{pages}")
+            require(pages["spliced"] > 0.8 * pages["data"], f"{pages}")
 
 
 @test
