@@ -143,7 +143,8 @@ def moves_text(section):
              "took turns in one run. The ratio is remapd's to QEMU alone. The "
              "drain begins when the guest stops at the source; between the "
              "command to switch to post-copy and that, remapd has its huge "
-             "pages made ready, and the guest still runs. A wait is an "
+             "pages made ready, and the guest still runs. How much it had "
+             "done when it stopped is read from its memory there. A wait is an "
              "operation of the guest, a microsecond or few, that takes over "
              "50 µs until the drain has ended; a fault is what remapd itself "
              "measures, from hearing of it to the wake. CPU seconds are of the "
@@ -401,21 +402,23 @@ def save(figure, output, name):
 
 
 def work(timeline):
-    """Seconds and operations a second. Lines that came in one burst had waited
-    in the guest's console: each goes back to when it was written."""
-    times = [point["seconds"] for point in timeline]
-    for i in reversed(range(len(times) - 1)):
-        if times[i + 1] - times[i] < GUEST_LINE_SECONDS / 2:
-            times[i] = times[i + 1] - GUEST_LINE_SECONDS
-    seconds, speeds = [], []
-    for before, now, point in zip(times, times[1:], timeline[1:]):
-        if -0.3 <= now <= 3:
-            speed = max(point["operations"], 1) / (now - before)
-            if not seconds:
-                seconds, speeds = [max(before, -0.3)], [speed]
-            seconds.append(now)
-            speeds.append(speed)
-    return seconds, speeds
+    """Seconds and operations a second. A line that came right before another
+    had waited in the guest's console: both are one step, but for the
+    switchover's own."""
+    seconds, speeds, operations = [timeline[0]["seconds"]], [], 0
+    for point, following in zip(timeline[1:], [*timeline[2:], None]):
+        now = point["seconds"]
+        operations += point["operations"]
+        if (following and now != 0
+                and following["seconds"] - now < GUEST_LINE_SECONDS / 2):
+            continue
+        speeds.append(max(operations, 1) / (now - seconds[-1]))
+        seconds.append(now)
+        operations = 0
+    shown = [(start, end, speed) for start, end, speed
+             in zip(seconds, seconds[1:], speeds) if -0.3 <= end <= 3]
+    return ([max(shown[0][0], -0.3), *(end for _, end, _ in shown)],
+            [shown[0][2], *(speed for _, _, speed in shown)])
 
 
 def plot_work(section, output):

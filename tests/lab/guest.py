@@ -83,7 +83,7 @@ class Guest:
             self.other.append(line)
             return
         message = Message(line[at + len(MARKER):])
-        keys = {"LINE": 7, "READY": 3, "VERIFIED": 3, "WRONG": 3}
+        keys = {"LINE": 7, "READY": 5, "VERIFIED": 3, "WRONG": 3}
         if len(message.numbers) < keys.get(message.word, 0):
             self.other.append(line)
         else:
@@ -137,13 +137,19 @@ class Guest:
         return (lines[-1]["errors"] if lines else 0) + sum(
             m.word == "WRONG" for m in self.messages)
 
-    def operations_at(self, moment):
-        """How many operations were done by then, between two lines by
-        interpolation; None outside of all lines."""
-        lines = self.lines()
-        for before, after in zip(lines, lines[1:]):
-            if before.time <= moment <= after.time:
-                part = (moment - before.time) / ((after.time - before.time)
-                                                 or 1)
-                return before["ops"] + part * (after["ops"] - before["ops"])
-        return None
+    def operations_in(self, machine):
+        """How many operations were done when this machine stopped the guest,
+        from the counters in its memory; None where they are not to be had: it
+        was not ready, or another program was running."""
+        ready = next((m for m in self.messages if m.word == "READY"), None)
+        if not ready:
+            return None
+        done = 0
+        for thread in range(ready["threads"]):
+            counter = ready["counter"] + thread * ready["stride"]
+            said = machine.qmp.human(f"x /1dg {counter}")
+            number = re.fullmatch(r"[0-9a-f]+:\s+(\d+)\s*", said)
+            if not number:
+                return None
+            done += int(number[1])
+        return done

@@ -12,7 +12,7 @@ import re
 import struct
 import threading
 
-from .basics import Refused, pid_alive
+from .basics import Failed, Refused, pid_alive
 
 HUGE = 2 << 20
 NR_HUGEPAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
@@ -35,6 +35,7 @@ BACKENDS = {
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
 _thp_lock = threading.Lock()
 
 
@@ -55,12 +56,19 @@ class Warm:
     host's host, here about 5 s a GiB, and would be measured by that."""
 
     def __init__(self, size):
-        self.memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.memory.madvise(mmap.MADV_HUGEPAGE)
-        self.memory.madvise(MADV_POPULATE_WRITE)
+        # By libc: Python's own mmap lets no other thread run meanwhile, and
+        # the guest's lines would wait.
+        self.size = ctypes.c_size_t(size)
+        self.memory = ctypes.c_void_p(_libc.mmap(
+            None, self.size, mmap.PROT_READ | mmap.PROT_WRITE,
+            mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, ctypes.c_long(0)))
+        for advice in (mmap.MADV_HUGEPAGE, MADV_POPULATE_WRITE):
+            if _libc.madvise(self.memory, self.size, advice):
+                raise Failed(f"{size} bytes of memory for the destination: "
+                             f"{os.strerror(ctypes.get_errno())}")
 
     def give(self):
-        self.memory.close()
+        _libc.munmap(self.memory, self.size)
 
 
 @contextlib.contextmanager

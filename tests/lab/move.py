@@ -36,6 +36,7 @@ class Move:
         self.source = vm.machine
         self.destination = None
         self.huge_kept = None
+        self.operations_at_stop = None
         self.old_host, self.new_host = vm.host, vm.other_host()
 
     # ---- doing it ----
@@ -124,6 +125,7 @@ class Move:
         self.after = self.counters()
         self.ended = time.time()
         self.information_at_end = self.information()
+        self.operations_at_stop = self.vm.guest.operations_in(self.source)
         self.look_at_huge_pages()
         if not self.source.qmp.find("MIGRATION", status="postcopy-active"):
             raise Failed("the migration completed without post-copy")
@@ -262,13 +264,37 @@ class Move:
     def downtime_seconds(self):
         return self.destination.qmp.find("RESUME").time - self.switchover()
 
+    def work_done(self):
+        """[(when, operations so far, longest gap in ms)], line by line, and one
+        for the switchover: what the guest did since its newest line before it,
+        it did at the source."""
+        start, done = self.switchover(), self.operations_at_stop
+        lines = [(line.time, line["ops"], line["gap_us"] / 1000)
+                 for line in self.vm.guest.lines()]
+        if done is None:
+            raise Failed("the guest's memory does not say what it had done when "
+                         "it stopped")
+        before = [line for line in lines if line[0] < start]
+        # The newest line from there may still have been on its way.
+        after = [line for line in lines if line[0] >= start and line[1] >= done]
+        if not (before and after and before[-1][1] <= done):
+            raise Failed(f"the guest had not done {done} operations when it "
+                         f"stopped: {lines}")
+        return [*before, (start, done, 0), *after]
+
     def operations_after(self, seconds):
-        """The guest's work in so many seconds from the switchover on."""
-        guest, start = self.vm.guest, self.switchover()
-        guest.wait(lambda heard: heard[-1].time > start + seconds,
-                   f"{seconds} s of work", seconds + 30)
-        return round(guest.operations_at(start + seconds)
-                     - guest.operations_at(start))
+        """The guest's work in so many seconds from the switchover on; between
+        two lines by interpolation."""
+        end = self.switchover() + seconds
+        self.vm.guest.wait(lambda heard: heard[-1].time > end,
+                           f"{seconds} s of work", seconds + 30)
+        points = self.work_done()
+        before, after = next(
+            (before, after) for before, after in zip(points, points[1:])
+            if before[0] <= end < after[0])
+        part = (end - before[0]) / (after[0] - before[0])
+        return round(before[1] + part * (after[1] - before[1])
+                     - self.operations_at_stop)
 
     def operations_before(self):
         """Operations a second in the second before the migration began."""
@@ -280,12 +306,11 @@ class Move:
     def timeline(self):
         """The guest's work line by line, seconds from the switchover."""
         start = self.switchover()
-        lines = [line for line in self.vm.guest.lines()
-                 if start - 1 <= line.time]
-        return [{"seconds": round(after.time - start, 3),
-                 "operations": after["ops"] - before["ops"],
-                 "gap_ms": after["gap_us"] / 1000}
-                for before, after in zip(lines, lines[1:])]
+        points = [point for point in self.work_done()
+                  if start - 1 <= point[0]]
+        return [{"seconds": round(after[0] - start, 3),
+                 "operations": after[1] - before[1], "gap_ms": after[2]}
+                for before, after in zip(points, points[1:])]
 
     def pages(self):
         """How the pages went. QEMU's own counters where it sent them."""
