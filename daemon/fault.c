@@ -129,9 +129,10 @@ static uint64_t fault_window(const struct fault_reader *reader, uint64_t now)
     return window;
 }
 
-/* Put a request for the page at @offset into @batch, unless it has been asked
- * for: all of its granule, if that can be placed whole, or what is around it.
- */
+/* Put a request for the page at @offset into @batch: all of its granule, if
+ * that can be placed whole, or what is around it. What has been asked for is
+ * asked for again only if it may come ahead of its huge page, which may lie in
+ * a queue of bulk's. */
 static void fault_ask(struct fault_reader *reader, const struct block *block,
                       uint64_t offset, uint64_t now, struct fault_batch *batch)
 {
@@ -153,7 +154,7 @@ static void fault_ask(struct fault_reader *reader, const struct block *block,
     asked =
         pagemap_request(reader->map, block->first_page + offset / PAGE_BYTES,
                         block->first_page + start / PAGE_BYTES, whole, now);
-    if (!asked)
+    if (!asked && !frame.again)
         return;
     if (asked < whole || granule == PAGE_BYTES) {
         granule = MAX(fault_window(reader, now), block->page_size);

@@ -1276,20 +1276,60 @@ def mute_placers(session, takes):
     theirs.close()
 
 
+def require_pages_move_out():
+    if "left empty: freed" not in run(find_remapd(), "--probe"):
+        raise Skip("this kernel keeps page tables that are empty")
+
+
+def asked(session):
+    """The fields of the next request."""
+    kind, again, _, offset, length, _, wanted = FRAME.unpack(
+        session.urgent.read(FRAME.size))[1:]
+    require(kind == REQUEST, f"asked with a frame of kind {kind}")
+    return again, offset, length, offset // PAGE + wanted
+
+
 @test(takes=(0, 1))
 def asks_for_a_page_again(takes):
     """Only where a single page may come ahead of its huge page."""
-    if takes and "left empty: freed" not in run(find_remapd(), "--probe"):
-        raise Skip("this kernel keeps page tables that are empty")
+    if takes:
+        require_pages_move_out()
     with ToDestination(ARENA.destination, Memory(512)) as session:
         mute_placers(session, takes)
         session.active()
         thread = session.memory.touch(7)
-        header = FRAME.unpack(session.urgent.read(FRAME.size))
-        require(header[1] == REQUEST and header[2] == takes,
-                f"asked with {header}")
+        again, *request = asked(session)
+        require(again == takes, f"asked for {request}, again {again}")
         session.bulk.frame(ZERO, 0, 512 * PAGE)
         thread.join()
+    wait_until(lambda: ARENA.quiet(ARENA.destination), "descriptors", PATIENCE)
+
+
+@test
+def asks_for_another_page_of_a_huge_page():
+    """One that has been asked for whole: it may lie in a queue of bulk's."""
+    require_pages_move_out()
+    with ToDestination(ARENA.destination, Memory(1024)) as session:
+        mute_placers(session, 1)
+        session.active()
+        for page in range(127): # the next one is fetched whole, as a try
+            thread = session.memory.touch(page)
+            require(asked(session)[3] == page, "another page was asked for")
+            session.urgent.frame(DATA, page * PAGE, PAGE, b"x" * PAGE)
+            thread.join()
+        threads = [session.memory.touch(600)]
+        again, offset, length, wanted = asked(session)
+        require((offset, length, wanted) == (512 * PAGE, 512 * PAGE, 600),
+                f"asked for {length} bytes at {offset}")
+        for page in (700, 1023):
+            threads.append(session.memory.touch(page))
+            again, offset, length, wanted = asked(session)
+            require(again and length < 512 * PAGE and wanted == page,
+                    f"asked for {length} bytes at {offset}, page {wanted}, "
+                    f"again {again}")
+        session.bulk.frame(ZERO, 127 * PAGE, (1024 - 127) * PAGE)
+        for thread in threads:
+            thread.join()
     wait_until(lambda: ARENA.quiet(ARENA.destination), "descriptors", PATIENCE)
 
 
