@@ -9,6 +9,7 @@ report.md, and the plots."""
 import argparse
 import contextlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -309,9 +310,9 @@ def scale(quick):
     Small sizes, which are over sooner, run more often."""
     sizes, at_once = [], []
     with Pair(options=("--engine", "copy")) as pair:
-        for _ in range(1 if quick else 3):
+        for _ in range(1 if quick else 5):
             for size in SIZES_MIB[:2] if quick else SIZES_MIB:
-                for _ in range(max(1, 3 * SIZES_MIB[0] // size)):
+                for _ in range(math.ceil(3 * SIZES_MIB[0] / size)):
                     sizes.append(of_size(pair, size))
                 say(f"scale: {size} MiB in {sizes[-1]['seconds']:.2f} s")
     holes = []
