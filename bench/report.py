@@ -389,7 +389,8 @@ def goals_text(result):
 def undisturbed(carriers):
     """The guest's work in a second before the move, of preempt's in the first
     one after the switchover."""
-    return against(carriers, "remapd", "preempt", second_before, first_second)
+    return (middle(carriers["remapd"], second_before)
+            / max(middle(carriers["preempt"], first_second), 1))
 
 
 # ---- plots ----
@@ -404,21 +405,21 @@ def save(figure, output, name):
 def work(timeline):
     """Seconds and operations a second. A line that came right before another
     had waited in the guest's console: both are one step, but for the
-    switchover's own."""
-    seconds, speeds, operations = [timeline[0]["seconds"]], [], 0
+    switchover's own, which is at 0."""
+    steps, operations = [], 0
+    start = timeline[0]["seconds"] if timeline else None
     for point, following in zip(timeline[1:], [*timeline[2:], None]):
-        now = point["seconds"]
+        end = point["seconds"]
         operations += point["operations"]
-        if (following and now != 0
-                and following["seconds"] - now < GUEST_LINE_SECONDS / 2):
-            continue
-        speeds.append(max(operations, 1) / (now - seconds[-1]))
-        seconds.append(now)
-        operations = 0
-    shown = [(start, end, speed) for start, end, speed
-             in zip(seconds, seconds[1:], speeds) if -0.3 <= end <= 3]
-    return ([max(shown[0][0], -0.3), *(end for _, end, _ in shown)],
-            [shown[0][2], *(speed for _, _, speed in shown)])
+        waited = (following and end != 0
+                  and following["seconds"] - end < GUEST_LINE_SECONDS / 2)
+        if end > start and not waited:
+            steps.append((start, end, max(operations, 1) / (end - start)))
+            start, operations = end, 0
+    steps = [step for step in steps if -0.3 <= step[1] <= 3]
+    return ([max(steps[0][0], -0.3), *(end for _, end, _ in steps)] if steps
+            else [],
+            [speed for *_, speed in [*steps[:1], *steps]])
 
 
 def plot_work(section, output):

@@ -129,10 +129,10 @@ static uint64_t fault_window(const struct fault_reader *reader, uint64_t now)
     return window;
 }
 
-/* Put a request for the page at @offset into @batch: all of its granule, if
- * that can be placed whole, or what is around it. What has been asked for is
- * asked for again only if it may come ahead of its huge page, which may lie in
- * a queue of bulk's. */
+/* Put a request for the page at @offset into @batch, unless it has been asked
+ * for: all of its granule, if that can be placed whole, or what is around it.
+ * One that was asked for with its huge page, which may lie in a queue of
+ * bulk's, is asked for once more if it may come ahead of that. */
 static void fault_ask(struct fault_reader *reader, const struct block *block,
                       uint64_t offset, uint64_t now, struct fault_batch *batch)
 {
@@ -151,10 +151,10 @@ static void fault_ask(struct fault_reader *reader, const struct block *block,
         start = offset;
     }
     whole = (unsigned)(granule / PAGE_BYTES);
-    asked =
-        pagemap_request(reader->map, block->first_page + offset / PAGE_BYTES,
-                        block->first_page + start / PAGE_BYTES, whole, now);
-    if (!asked && !frame.again)
+    asked = pagemap_request(
+        reader->map, block->first_page + offset / PAGE_BYTES,
+        block->first_page + start / PAGE_BYTES, whole, frame.again, now);
+    if (!asked)
         return;
     if (asked < whole || granule == PAGE_BYTES) {
         granule = MAX(fault_window(reader, now), block->page_size);
@@ -196,7 +196,7 @@ static void fault_show(struct fault_reader *reader,
 }
 
 /* One fault: answered at once if the page is there, else put into its
- * channel's batch, unless somebody has asked already. */
+ * channel's batch, if there is anything to ask for. */
 static int fault_take(struct fault_reader *reader,
                       const struct faulter *faulter, bool qemu,
                       const struct uffd_msg *msg, uint64_t now,

@@ -185,14 +185,27 @@ static unsigned pagemap_ask(struct pagemap *map, uint64_t page, uint64_t first,
     return pageset_take(&map->unrequested, page, 1, mask);
 }
 
+/* Does a fault wait for @page itself, which has asked for it? */
+static bool pagemap_waited_for(const struct pagemap *map, uint64_t page)
+{
+    for (unsigned i = 0; i < map->fault_count; i++) {
+        if (map->faults[i].page == page &&
+            map->faults[i].since_ns >= map->again_ns)
+            return true;
+    }
+    return false;
+}
+
 unsigned pagemap_request(struct pagemap *map, uint64_t page, uint64_t first,
-                         unsigned pages, uint64_t since_ns)
+                         unsigned pages, bool again, uint64_t since_ns)
 {
     uint64_t mask[PAGESET_MASK_WORDS] = {1};
     unsigned ask;
 
     pthread_mutex_lock(&map->lock);
     ask = pagemap_ask(map, page, first, pages);
+    if (!ask && again)
+        ask = !pagemap_waited_for(map, page);
     if (map->fault_count < PAGEMAP_TIMED_FAULTS) {
         map->faults[map->fault_count].page = page;
         map->faults[map->fault_count++].since_ns = since_ns;

@@ -109,10 +109,12 @@ unsigned pagemap_placed(struct pagemap *map, uint64_t first, unsigned pages,
 /**
  * pagemap_request() - a fault at @since_ns waits for @page.
  * @first, @pages: what would be asked for with it, at most 512
+ * @again: whether to ask for @page alone if it was asked for with others
  * Return: how many of them the caller must ask for: all; @page alone, because
- * not all are missing and unasked for; or none, since @page has been asked for.
+ * not all are missing and unasked for; or none, since @page has been asked for,
+ * or is placed.
  */
 unsigned pagemap_request(struct pagemap *map, uint64_t page, uint64_t first,
-                         unsigned pages, uint64_t since_ns);
+                         unsigned pages, bool again, uint64_t since_ns);
 
 #endif

@@ -185,6 +185,24 @@ static int receive_payload(struct receive_thread *thread,
     return ret ? lost_within_frame(arrival->error, ret) : 0;
 }
 
+/* Of its pages those that are missing here are the ones to place. */
+static void arrival_want(struct receive_thread *thread, struct arrival *arrival,
+                         bool claim)
+{
+    struct pagemap *map = &thread->receiver->map;
+    uint64_t first = frame_first_page(arrival->frame);
+    unsigned pages = frame_pages(arrival->frame);
+
+    pagemap_want(map, first, pages, arrival->want_data, claim);
+    pagemap_want(map, first, pages, arrival->want_zero, claim);
+}
+
+/* How many there are to place. */
+static unsigned arrival_count(const struct arrival *arrival)
+{
+    return mask_count(arrival->want_data) + mask_count(arrival->want_zero);
+}
+
 static int place_runs(struct receive_thread *thread, const struct frame *frame,
                       const uint64_t *mask, const uint8_t *from)
 {
@@ -227,7 +245,8 @@ static int place_pages(struct receive_thread *thread,
      * have it already. */
     if (place_ops_of(engine)->in_place)
         collapser_note_shared(&receiver->collapser, frame_first_page(frame));
-    else if (place_ops_of(engine)->huge && frame->kind != FRAME_ZERO)
+    else if (place_ops_of(engine)->huge && frame->kind != FRAME_ZERO &&
+             arrival_count(arrival))
         note_pieces(receiver, frame);
     ret = place_runs(thread, frame, arrival->want_data, from);
     if (!ret)
@@ -339,8 +358,10 @@ static int place_arrival(struct receive_thread *thread, struct arrival *arrival,
     bool merges = arrival_merges(thread, arrival);
     int ret;
 
-    if (merges)
+    if (merges) {
         pagemap_enter(&receiver->map, first);
+        arrival_want(thread, arrival, false); /* its huge page may have come */
+    }
     ret = place_pages(thread, arrival, from);
     if (!ret)
         arrival_placed(thread, arrival);
@@ -537,8 +558,7 @@ static bool arrival_is_whole(const struct receive_thread *thread,
                              const struct arrival *arrival)
 {
     const struct frame *frame = arrival->frame;
-    unsigned pages =
-        mask_count(arrival->want_data) + mask_count(arrival->want_zero);
+    unsigned pages = arrival_count(arrival);
 
     return frame->length == HUGE_BYTES && frame->offset % HUGE_BYTES == 0 &&
            frame->kind != FRAME_ZERO &&
@@ -556,15 +576,10 @@ static int receive_range(struct receive_thread *thread,
         place_ops_of(receiver->engines[frame->block->index]);
     struct arrival arrival = {
         .frame = frame, .data = data, .zero = zero, .error = error};
-    uint64_t first = frame_first_page(frame);
-    unsigned pages = frame_pages(frame);
 
     memcpy(arrival.want_data, data, sizeof(arrival.want_data));
     memcpy(arrival.want_zero, zero, sizeof(arrival.want_zero));
-    pagemap_want(&receiver->map, first, pages, arrival.want_data,
-                 ops->in_place);
-    pagemap_want(&receiver->map, first, pages, arrival.want_zero,
-                 ops->in_place);
+    arrival_want(thread, &arrival, ops->in_place);
     if (ops->in_place)
         return receive_in_place(thread, &arrival);
     if (!ops->huge || !arrival_is_whole(thread, &arrival))

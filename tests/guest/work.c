@@ -374,6 +374,7 @@ void work_ready(struct work *work)
     text_add_number(&text, "id", work->start_tsc);
     text_add_number(&text, "pages", work->pages);
     text_add_number(&text, "threads", work->threads);
+    text_add_number(&text, "at", (uintptr_t)&work->start_tsc);
     text_add_number(&text, "counter",
                     (uintptr_t)&work->thread[0].operations);
     text_add_number(&text, "stride", sizeof(work->thread[0]));

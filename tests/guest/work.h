@@ -10,10 +10,10 @@
  * (tiny.c), and speaks the same lines on the serial port from both.
  *
  * Lines: "REMAPD-GUEST key=value …", see work_poll(); the READY line says where
- * in the program's memory the threads count their operations. Commands, each a line:
- * "mark" starts a new measurement of the gaps between two operations: the
- * longest, and the distribution of those that are a wait; "verify" checks every
- * page.
+ * in memory its id is, and where the threads count their operations. Commands,
+ * each a line: "mark" starts a new measurement of the gaps between two
+ * operations: the longest, and the distribution of those that are a wait;
+ * "verify" checks every page.
  */
 #ifndef REMAPD_GUEST_WORK_H
 #define REMAPD_GUEST_WORK_H

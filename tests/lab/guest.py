@@ -83,7 +83,7 @@ class Guest:
             self.other.append(line)
             return
         message = Message(line[at + len(MARKER):])
-        keys = {"LINE": 7, "READY": 5, "VERIFIED": 3, "WRONG": 3}
+        keys = {"LINE": 7, "READY": 6, "VERIFIED": 3, "WRONG": 3}
         if len(message.numbers) < keys.get(message.word, 0):
             self.other.append(line)
         else:
@@ -144,12 +144,11 @@ class Guest:
         ready = next((m for m in self.messages if m.word == "READY"), None)
         if not ready:
             return None
-        done = 0
-        for thread in range(ready["threads"]):
-            counter = ready["counter"] + thread * ready["stride"]
-            said = machine.qmp.human(f"x /1dg {counter}")
+        def number_at(address):
+            said = machine.qmp.human(f"x /1dg {address}")
             number = re.fullmatch(r"[0-9a-f]+:\s+(\d+)\s*", said)
-            if not number:
-                return None
-            done += int(number[1])
-        return done
+            return number and int(number[1])
+        if number_at(ready["at"]) != ready["id"]:
+            return None
+        return sum(number_at(ready["counter"] + thread * ready["stride"])
+                   for thread in range(ready["threads"]))

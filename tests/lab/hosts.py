@@ -23,7 +23,7 @@ class Host:
         self.namespace = f"{PREFIX}{os.getpid()}-{directory.name[-6:]}-{letter}"
         self.directory = directory / letter
         self.directory.mkdir()
-        self.port = 40000
+        self.port = 20000 # below those that a connection is given
         self.remapd = None
 
     def free_port(self):

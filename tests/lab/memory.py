@@ -11,6 +11,7 @@ import pathlib
 import re
 import struct
 import threading
+import weakref
 
 from .basics import Failed, Refused, pid_alive
 
@@ -62,13 +63,15 @@ class Warm:
         self.memory = ctypes.c_void_p(_libc.mmap(
             None, self.size, mmap.PROT_READ | mmap.PROT_WRITE,
             mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, ctypes.c_long(0)))
+        self.unmap = weakref.finalize(self, _libc.munmap, self.memory,
+                                      self.size)
         for advice in (mmap.MADV_HUGEPAGE, MADV_POPULATE_WRITE):
             if _libc.madvise(self.memory, self.size, advice):
                 raise Failed(f"{size} bytes of memory for the destination: "
                              f"{os.strerror(ctypes.get_errno())}")
 
     def give(self):
-        _libc.munmap(self.memory, self.size)
+        self.unmap()
 
 
 @contextlib.contextmanager

@@ -272,22 +272,24 @@ class Move:
         lines = [(line.time, line["ops"], line["gap_us"] / 1000)
                  for line in self.vm.guest.lines()]
         if done is None:
-            raise Failed("the guest's memory does not say what it had done when "
-                         "it stopped")
+            raise Failed("the guest's memory does not say what it had done "
+                         "when it stopped")
         before = [line for line in lines if line[0] < start]
         # The newest line from there may still have been on its way.
         after = [line for line in lines if line[0] >= start and line[1] >= done]
         if not (before and after and before[-1][1] <= done):
             raise Failed(f"the guest had not done {done} operations when it "
-                         f"stopped: {lines}")
+                         f"stopped at {start}: {before[-1:]}, {after[:1]}")
         return [*before, (start, done, 0), *after]
 
     def operations_after(self, seconds):
         """The guest's work in so many seconds from the switchover on; between
         two lines by interpolation."""
         end = self.switchover() + seconds
-        self.vm.guest.wait(lambda heard: heard[-1].time > end,
-                           f"{seconds} s of work", seconds + 30)
+        self.vm.guest.wait(
+            lambda heard: any(m.word == "LINE" and m.time > end
+                              for m in heard[-5:]),
+            f"{seconds} s of work", seconds + 30)
         points = self.work_done()
         before, after = next(
             (before, after) for before, after in zip(points, points[1:])

@@ -10,6 +10,9 @@ line what was wrong, still runs, and has no descriptor more than before.
 """
 
 import contextlib
+import errno
+import fcntl
+import mmap
 import os
 import re
 import select
@@ -1276,6 +1279,44 @@ def mute_placers(session, takes):
     theirs.close()
 
 
+class Placer:
+    """QEMU's, and honest; but it cannot use a socket that it is lent."""
+
+    PRIME, MOVE = 1, 2
+    SLOTS = 4
+    UFFDIO_MOVE = 0xc028aa05
+
+    def __init__(self, session):
+        self.staging, self.guest = Memory(self.SLOTS * 512), session.memory
+        for memory in (self.staging, self.guest):
+            memory.map.madvise(mmap.MADV_HUGEPAGE)
+        self.uffd = None
+        self.make_uffd, self.guest.uffd = self.guest.uffd, self.keep_uffd
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX,
+                                                socket.SOCK_SEQPACKET)
+        session.callback(self.socket.close)
+        session.qemu.send(PLACER, struct.pack(">QII", self.staging.hva,
+                                              self.SLOTS, 0), [theirs.fileno()])
+        theirs.close()
+        threading.Thread(target=self.obey, daemon=True).start()
+
+    def keep_uffd(self):
+        self.uffd = self.make_uffd()
+        return self.uffd
+
+    def obey(self):
+        with contextlib.suppress(OSError): # until the test is over
+            while command := self.socket.recv(96):
+                op, _, staging, hva, length = struct.unpack(">IIQQQ",
+                                                            command[:32])
+                error = {self.PRIME: 0, self.MOVE: 0}.get(op, errno.EBADF)
+                if op == self.MOVE:
+                    fcntl.ioctl(self.uffd, self.UFFDIO_MOVE, struct.pack(
+                        "QQQQQ", hva, staging, length, 0, 0))
+                self.socket.send(struct.pack(">IIQQ", op, error,
+                                             0 if error else length, 0))
+
+
 def require_pages_move_out():
     if "left empty: freed" not in run(find_remapd(), "--probe"):
         raise Skip("this kernel keeps page tables that are empty")
@@ -1330,6 +1371,26 @@ def asks_for_another_page_of_a_huge_page():
         session.bulk.frame(ZERO, 127 * PAGE, (1024 - 127) * PAGE)
         for thread in threads:
             thread.join()
+    wait_until(lambda: ARENA.quiet(ARENA.destination), "descriptors", PATIENCE)
+
+
+@test
+def page_comes_after_its_huge_page():
+    """The huge page stays what it is, and nobody makes it one again."""
+    remapd = ARENA.destination.remapd
+    known = remapd.known_reports()
+    with ToDestination(ARENA.destination, Memory(1024)) as session:
+        for _ in range(2): # of the urgent channel, and of bulk
+            Placer(session)
+        session.active(private_bytes=1024 * PAGE)
+        for first, pages in ((0, 512), (7, 1), (512, 512)):
+            session.urgent.frame(DATA, first * PAGE, pages * PAGE,
+                                 b"x" * pages * PAGE)
+        session.control.expect("complete")
+        session.qemu.close()
+        report = remapd.report("destination", "hostile", known)
+        require(report["huge_pages"] == {"whole": 2, "pieces": 0} and
+                report["pages"]["duplicate"] == 1, f"{report}")
     wait_until(lambda: ARENA.quiet(ARENA.destination), "descriptors", PATIENCE)
 
 

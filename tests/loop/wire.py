@@ -311,8 +311,8 @@ class ToDestination(contextlib.ExitStack):
         self.control.expect("prepared")
         return self
 
-    def attached(self):
-        self.prepared()
+    def attached(self, private_bytes=0):
+        self.prepared(private_bytes)
         self.qemu.block(self.memory)
         uffd = self.memory.uffd()
         self.callback(os.close, uffd)
@@ -320,8 +320,8 @@ class ToDestination(contextlib.ExitStack):
         self.qemu.expect(ATTACHED)
         return self
 
-    def active(self):
-        self.attached()
+    def active(self, private_bytes=0):
+        self.attached(private_bytes)
         pages = self.memory.length // PAGE
         left = [page not in self.present for page in range(pages)]
         bits = sum(1 << page for page in range(pages) if left[page])

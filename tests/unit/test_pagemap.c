@@ -74,15 +74,15 @@ static void a_fault_is_asked_for_once_and_measured(void **state)
 
     (void)state;
     pagemap_expect(&map, 7, 1);
-    assert_int_equal(pagemap_request(&map, 7, 7, 1, now_ns()), 1);
-    assert_int_equal(pagemap_request(&map, 7, 7, 1, now_ns()), 0);
+    assert_int_equal(pagemap_request(&map, 7, 7, 1, false, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 7, 7, 1, false, now_ns()), 0);
     assert_int_equal(stats.latency.count, 0);
     assert_int_equal(pagemap_placed(&map, 7, 1, mask, &waited), 1);
     assert_true(waited < UINT64_MAX);
     assert_int_equal(stats.latency.count, 2);
     assert_int_equal(map.fault_count, 0);
     /* Placed between the look at the map and the request: no more to ask. */
-    assert_int_equal(pagemap_request(&map, 7, 7, 1, now_ns()), 0);
+    assert_int_equal(pagemap_request(&map, 7, 7, 1, false, now_ns()), 0);
     assert_int_equal(map.fault_count, 0);
 }
 
@@ -93,13 +93,18 @@ static void a_granule_is_asked_for_whole_or_not(void **state)
 
     (void)state;
     pagemap_expect(&map, 0, 2048);
-    assert_int_equal(pagemap_request(&map, 5, 0, 512, now_ns()), 512);
-    assert_int_equal(pagemap_request(&map, 6, 0, 512, now_ns()), 0);
-    assert_int_equal(pagemap_request(&map, 600, 600, 1, now_ns()), 1);
-    assert_int_equal(pagemap_request(&map, 601, 512, 512, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 5, 0, 512, false, now_ns()), 512);
+    assert_int_equal(pagemap_request(&map, 6, 0, 512, false, now_ns()), 0);
+    /* It may lie in a queue: another page comes ahead, each once. */
+    assert_int_equal(pagemap_request(&map, 5, 0, 512, true, now_ns()), 0);
+    assert_int_equal(pagemap_request(&map, 6, 0, 512, true, now_ns()), 0);
+    assert_int_equal(pagemap_request(&map, 7, 0, 512, true, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 7, 7, 1, true, now_ns()), 0);
+    assert_int_equal(pagemap_request(&map, 600, 600, 1, false, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 601, 512, 512, false, now_ns()), 1);
     pagemap_placed(&map, 1024, 1, mask, &waited);
-    assert_int_equal(pagemap_request(&map, 1030, 1024, 512, now_ns()), 1);
-    assert_int_equal(pagemap_request(&map, 1536, 1536, 512, now_ns()), 512);
+    assert_int_equal(pagemap_request(&map, 1030, 1024, 512, false, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 1536, 1536, 512, false, now_ns()), 512);
 }
 
 static void more_faults_than_are_timed(void **state)
@@ -112,7 +117,7 @@ static void more_faults_than_are_timed(void **state)
     pagemap_init(&large, 2 * PAGEMAP_TIMED_FAULTS, words[0], words[1], &stats);
     pagemap_expect(&large, 0, 2 * PAGEMAP_TIMED_FAULTS);
     for (uint64_t page = 0; page < 2 * PAGEMAP_TIMED_FAULTS; page++)
-        assert_int_equal(pagemap_request(&large, page, page, 1, 1), 1);
+        assert_int_equal(pagemap_request(&large, page, page, 1, false, 1), 1);
     for (uint64_t page = 0; page < 2 * PAGEMAP_TIMED_FAULTS; page += 512) {
         mask_fill(mask, 512);
         assert_int_equal(pagemap_placed(&large, page, 512, mask, &waited), 512);
@@ -127,7 +132,7 @@ static void *request_all(void *opaque)
     _Atomic unsigned *asked = opaque;
 
     for (uint64_t page = 0; page < PAGES; page++)
-        *asked += pagemap_request(&map, page, page, 1, now_ns());
+        *asked += pagemap_request(&map, page, page, 1, false, now_ns());
     return NULL;
 }
 
@@ -177,7 +182,7 @@ static void what_did_not_come_is_wanted_again(void **state)
 
     (void)state;
     pagemap_expect(&map, 0, 128);
-    assert_int_equal(pagemap_request(&map, 5, 5, 1, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 5, 5, 1, false, now_ns()), 1);
     mask_fill(mask, 64);
     pagemap_want(&map, 0, 64, mask, true);
     mask_fill(mask, 10);
@@ -189,7 +194,7 @@ static void what_did_not_come_is_wanted_again(void **state)
     assert_false(pageset_has(pagemap_wanted(&map), 9));
     assert_true(pageset_has(pagemap_wanted(&map), 10));
     assert_int_equal(pagemap_left(&map), 124);
-    assert_int_equal(pagemap_request(&map, 5, 5, 1, now_ns()), 1);
+    assert_int_equal(pagemap_request(&map, 5, 5, 1, false, now_ns()), 1);
     /* Those are to be placed out of what is here. */
     assert_int_equal(pagemap_received_next(&map, 0), 4);
     assert_int_equal(pagemap_received_next(&map, 10), PAGES);
@@ -222,8 +227,8 @@ static void the_longest_wait_is_known(void **state)
     (void)state;
     pagemap_expect(&map, 0, 2);
     assert_true(pagemap_waiting_ns(&map) == UINT64_MAX);
-    pagemap_request(&map, 0, 0, 1, now + 1);
-    pagemap_request(&map, 1, 1, 1, now);
+    pagemap_request(&map, 0, 0, 1, false, now + 1);
+    pagemap_request(&map, 1, 1, 1, false, now);
     assert_int_equal(pagemap_waiting_ns(&map), now);
     mask_fill(mask, 1);
     pagemap_placed(&map, 1, 1, mask, &waited);
@@ -236,11 +241,11 @@ static void who_waited_before_does_not_count(void **state)
 
     (void)state;
     pagemap_expect(&map, 0, 2);
-    pagemap_request(&map, 0, 0, 1, now_ns());
+    pagemap_request(&map, 0, 0, 1, false, now_ns());
     pagemap_again(&map);
     assert_true(pagemap_waiting_ns(&map) == UINT64_MAX);
     now = now_ns();
-    pagemap_request(&map, 0, 0, 1, now);
+    pagemap_request(&map, 0, 0, 1, false, now);
     assert_int_equal(pagemap_waiting_ns(&map), now);
 }
 

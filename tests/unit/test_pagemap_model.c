@@ -163,7 +163,7 @@ static void request(uint64_t first, unsigned pages)
         whole &= model[first + k].missing && !model[first + k].asked;
     if (its->missing && !its->asked)
         expected = whole ? pages : 1;
-    got = pagemap_request(&map, page, first, pages, now_ns());
+    got = pagemap_request(&map, page, first, pages, false, now_ns());
     assert_int_equal(got, expected);
     if (its->missing && waiting < PAGEMAP_TIMED_FAULTS) {
         its->faults++;
