@@ -212,10 +212,10 @@ def lacks(lab_options):
         return str(why)
 
 
-def moves(quick):
+def moves(quick, cases):
     rows, lacking = [], {}
     for case, (vm, lab_options, carriers, rounds) in MOVES.items():
-        if quick and case not in QUICK_MOVES:
+        if case not in cases:
             continue
         why = lacks(lab_options)
         if why:
@@ -415,11 +415,15 @@ def main():
                         help="fewer rounds and cases")
     parser.add_argument("--only", nargs="+", choices=SECTIONS,
                         default=list(SECTIONS), help="these sections")
+    parser.add_argument("--case", nargs="+", choices=MOVES,
+                        help="of the moves only these cases")
     args = parser.parse_args()
+    cases = args.case or (QUICK_MOVES if args.quick else list(MOVES))
     OUTPUT.mkdir(parents=True, exist_ok=True)
     result = {"machine": machine(), "quick": args.quick}
     for section in args.only:
-        result[section] = SECTIONS[section](args.quick)
+        chosen = {"cases": cases} if section == "moves" else {}
+        result[section] = SECTIONS[section](args.quick, **chosen)
         (OUTPUT / "report.json").write_text(json.dumps(result, indent=1))
     report.write(result, OUTPUT)
     print((OUTPUT / "report.md").read_text())
