@@ -341,12 +341,19 @@ GOAL_CASES = (("random", "none", "1 GiB"),
               ("random, 10 Gb/s", "10gbit", "1 GiB, 10 Gb/s"))
 
 
+def found_by(take, *rows):
+    """None if nobody moved like that, or there is nothing to compare with."""
+    try:
+        return take(*rows)
+    except (KeyError, StatisticsError, TypeError, ZeroDivisionError):
+        return None
+
+
 def goal_cell(take, sign, bound, carriers, bare):
     """What was found, and whether that is enough."""
-    try:
-        found = take(carriers, bare)
-    except (KeyError, StatisticsError, TypeError, ZeroDivisionError):
-        return "–" # nobody moved like that, or nothing to compare with
+    found = found_by(take, carriers, bare)
+    if found is None:
+        return "–"
     holds = found <= bound if sign == "≤" else found >= bound
     return f"{found:.2f} {'yes' if holds else '**no**'}"
 
@@ -372,7 +379,7 @@ def goals_text(result):
         lines += ["", "Whoever carries, the guest's own speed bounds its work "
                   "in the first second. Without any move it would be, of "
                   "preempt's: " + ", ".join(
-                      f"{title} {undisturbed(carriers):.1f}"
+                      f"{title} {found_by(undisturbed, carriers) or 0:.1f}"
                       for carriers, _, title in cases) + "."]
     if "scale" in result:
         sizes = by(result["scale"]["sizes"], "mib")
@@ -389,8 +396,7 @@ def goals_text(result):
 def undisturbed(carriers):
     """The guest's work in a second before the move, of preempt's in the first
     one after the switchover."""
-    return (middle(carriers["remapd"], second_before)
-            / max(middle(carriers["preempt"], first_second), 1))
+    return against(carriers, "remapd", "preempt", second_before, first_second)
 
 
 # ---- plots ----
@@ -403,23 +409,20 @@ def save(figure, output, name):
 
 
 def work(timeline):
-    """Seconds and operations a second. A line that came right before another
-    had waited in the guest's console: both are one step, but for the
-    switchover's own, which is at 0."""
-    steps, operations = [], 0
-    start = timeline[0]["seconds"] if timeline else None
-    for point, following in zip(timeline[1:], [*timeline[2:], None]):
-        end = point["seconds"]
-        operations += point["operations"]
-        waited = (following and end != 0
-                  and following["seconds"] - end < GUEST_LINE_SECONDS / 2)
-        if end > start and not waited:
-            steps.append((start, end, max(operations, 1) / (end - start)))
-            start, operations = end, 0
-    steps = [step for step in steps if -0.3 <= step[1] <= 3]
-    return ([max(steps[0][0], -0.3), *(end for _, end, _ in steps)] if steps
-            else [],
-            [speed for *_, speed in [*steps[:1], *steps]])
+    """Operations a second, and the seconds between which they were: one more
+    of these. Lines that came in one burst had waited in the guest's console:
+    each goes back to when it was written. The switchover itself is at 0."""
+    times = [point["seconds"] for point in timeline]
+    for i in reversed(range(len(times) - 1)):
+        if (0 not in times[i:i + 2]
+                and times[i + 1] - times[i] < GUEST_LINE_SECONDS / 2):
+            times[i] = times[i + 1] - GUEST_LINE_SECONDS
+    steps = [(before, now, max(point["operations"], 1) / (now - before))
+             for before, now, point in zip(times, times[1:], timeline[1:])
+             if -0.3 < now <= 3 and now > before]
+    edges = [max(before, -0.3) for before, _, _ in steps[:1]]
+    return ([speed for _, _, speed in steps],
+            edges + [now for _, now, _ in steps])
 
 
 def plot_work(section, output):
@@ -429,9 +432,8 @@ def plot_work(section, output):
     figure, axes = pyplot.subplots(figsize=(8, 3.6))
     for carrier, same in by(rows, "carrier").items():
         same.sort(key=lambda row: row["postcopy_seconds"])
-        seconds, speeds = work(same[len(same) // 2]["timeline"])
-        axes.plot(seconds, speeds, drawstyle="steps-pre", linewidth=1.6,
-                  label=NAMES[carrier], color=COLOURS[carrier])
+        axes.stairs(*work(same[len(same) // 2]["timeline"]), baseline=None,
+                    linewidth=1.6, label=NAMES[carrier], color=COLOURS[carrier])
     axes.set(xlabel="seconds from the switchover", yscale="log",
              ylabel="guest's operations a second",
              title=f"The guest's work through the move ({rows[0]['memory']}, "

@@ -287,8 +287,7 @@ class Move:
         two lines by interpolation."""
         end = self.switchover() + seconds
         self.vm.guest.wait(
-            lambda heard: any(m.word == "LINE" and m.time > end
-                              for m in heard[-5:]),
+            lambda _: self.vm.guest.newest().time > end,
             f"{seconds} s of work", seconds + 30)
         points = self.work_done()
         before, after = next(

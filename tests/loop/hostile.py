@@ -1269,14 +1269,20 @@ def memory_that_never_answers():
     wait_until(lambda: ARENA.quiet(ARENA.source), "descriptors", PATIENCE)
 
 
-def mute_placers(session, takes):
-    """QEMU offers placers, which answer nothing."""
+def offer_placer(session, staging, slots, takes):
+    """Returns QEMU's end of its socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     session.callback(ours.close)
-    for _ in range(2):
-        session.qemu.send(PLACER, struct.pack(">QII", 1 << 40, 4, takes),
-                          [theirs.fileno()])
+    session.qemu.send(PLACER, struct.pack(">QII", staging, slots, takes),
+                      [theirs.fileno()])
     theirs.close()
+    return ours
+
+
+def mute_placers(session, takes):
+    """QEMU offers placers, which answer nothing."""
+    for _ in range(2):
+        offer_placer(session, 1 << 40, 4, takes)
 
 
 class Placer:
@@ -1292,12 +1298,7 @@ class Placer:
             memory.map.madvise(mmap.MADV_HUGEPAGE)
         self.uffd = None
         self.make_uffd, self.guest.uffd = self.guest.uffd, self.keep_uffd
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX,
-                                                socket.SOCK_SEQPACKET)
-        session.callback(self.socket.close)
-        session.qemu.send(PLACER, struct.pack(">QII", self.staging.hva,
-                                              self.SLOTS, 0), [theirs.fileno()])
-        theirs.close()
+        self.socket = offer_placer(session, self.staging.hva, self.SLOTS, 0)
         threading.Thread(target=self.obey, daemon=True).start()
 
     def keep_uffd(self):
