@@ -37,6 +37,7 @@ BUILD = TOP / "build"
 OUTPUT = BUILD / "bench"
 PINGPONG = BUILD / "tests/pingpong"
 PLACEMENT_BYTES = 64 << 20 # of one thread of placement.c
+FAILURES_BORNE = 3 # moves that may fail, and are done again, before all ends
 PLACEMENTS = ("copy-4k", "copy-2m", "continue-4k", "continue-2m", "move-2m",
               "remap-2m")
 
@@ -212,9 +213,22 @@ def lacks(lab_options):
         return str(why)
 
 
+def moved_again(failed, case, carrier):
+    """One move of this case; again if it fails, which is noted."""
+    vm, lab_options, *_ = MOVES[case]
+    while True:
+        try:
+            return moved(carrier, **vm, **lab_options)
+        except Failed as why:
+            say(f"{case}: {carrier}: failed: {why}")
+            failed.append({"case": case, "carrier": carrier, "why": str(why)})
+            if len(failed) > FAILURES_BORNE:
+                raise
+
+
 def moves(quick, cases):
-    rows, lacking = [], {}
-    for case, (vm, lab_options, carriers, rounds) in MOVES.items():
+    rows, lacking, failed = [], {}, []
+    for case, (_, lab_options, carriers, rounds) in MOVES.items():
         if case not in cases:
             continue
         why = lacks(lab_options)
@@ -224,14 +238,14 @@ def moves(quick, cases):
             continue
         for turn in range(3 if quick else rounds):
             for carrier in carriers:
-                row = moved(carrier, **vm, **lab_options)
+                row = moved_again(failed, case, carrier)
                 rows.append({"case": case, "round": turn, **row})
                 say(f"{case}: {carrier}: drained in "
                     f"{row['postcopy_seconds']:.2f} s, longest stall "
                     f"{row['guest_longest_stall_ms']:.0f} ms, "
                     f"{row['guest_operations_first_second']} operations in "
                     "the first second")
-    return {"rows": rows, "lacking": lacking}
+    return {"rows": rows, "lacking": lacking, "failed": failed}
 
 
 # ---- a service and its client ----

@@ -166,6 +166,9 @@ def moves_text(section):
                       for rows in carriers.values()),
               ratio(carriers["remapd"], carriers.get("native"), take)]
              for name, take, form in FIGURES])
+    lines += ["", *(f"Failed, and was done again: {move['case']}, "
+                    f"{NAMES[move['carrier']]}: {move['why']}."
+                    for move in section["failed"])]
     return lines + lacking_text(section)
 
 
