@@ -69,12 +69,14 @@ int faulter_region_parse(const struct block_table *table,
 
 struct faulters *faulters_new(struct stats *stats)
 {
-    struct faulters *faulters = xcalloc(1, sizeof(*faulters));
+    int poll_fd = epoll_create1(EPOLL_CLOEXEC);
+    struct faulters *faulters;
 
+    if (poll_fd < 0)
+        return NULL;
+    faulters = xcalloc(1, sizeof(*faulters));
     faulters->stats = stats;
-    faulters->poll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (faulters->poll_fd < 0)
-        abort();
+    faulters->poll_fd = poll_fd;
     pthread_mutex_init(&faulters->lock, NULL);
     return faulters;
 }

@@ -51,7 +51,7 @@ int faulter_region_parse(const struct block_table *table,
                          struct faulter_region *region, char *error);
 
 /** faulters_new() - none yet. @stats: has the name and the figures of each.
- * Main thread. */
+ * Main thread. Return: NULL if there is no descriptor left. */
 struct faulters *faulters_new(struct stats *stats);
 
 /** faulters_free() - after the end of the threads that use them. NULL is fine.

@@ -131,13 +131,24 @@ static void session_notified(evutil_socket_t fd, short what, void *opaque)
         session_free(session);
 }
 
-static void session_begin(struct event_base *base, const struct conf *conf,
-                          struct handoff *handoff,
-                          const struct handoff_hello *hello,
-                          const struct keep *keep, bool returned)
+/* Takes @keep over, also if it fails. */
+static int session_begin(struct event_base *base, const struct conf *conf,
+                         struct handoff *handoff,
+                         const struct handoff_hello *hello, struct keep *keep,
+                         bool returned, char *error)
 {
-    struct session *session = xcalloc(1, sizeof(*session));
+    int notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct session *session;
 
+    if (notify_fd < 0) {
+        int ret = -errno;
+
+        snprintf(error, ERROR_TEXT_BYTES, "remapd is out of descriptors: %s",
+                 strerror(-ret));
+        keep_fini(keep);
+        return ret;
+    }
+    session = xcalloc(1, sizeof(*session));
     session->base = base;
     session->conf = conf;
     session->role = be32toh(hello->role);
@@ -147,13 +158,13 @@ static void session_begin(struct event_base *base, const struct conf *conf,
     session->created_ns = session->heard_ns = now_ns();
     snprintf(session->name, sizeof(session->name), "%s", hello->name);
     session_set_id(session, keep->record.session);
-    session->notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    session->notify_fd = notify_fd;
     session->notify = event_new(base, session->notify_fd, EV_READ | EV_PERSIST,
                                 session_notified, session);
     session->tick = event_new(base, -1, EV_PERSIST, session_tick, session);
     session->sampler = evtimer_new(base, session_sampled, session);
-    if (session->notify_fd < 0 || !session->notify || !session->tick ||
-        !session->sampler || event_add(session->notify, NULL))
+    if (!session->notify || !session->tick || !session->sampler ||
+        event_add(session->notify, NULL))
         abort();
     session_heartbeat(session, 1000);
     session->next = sessions;
@@ -173,6 +184,7 @@ static void session_begin(struct event_base *base, const struct conf *conf,
     }
     handoff_adopt(handoff, &session_ops_of(session)->handoff, session);
     session_ops_of(session)->init(session, hello);
+    return 0;
 }
 
 int session_new(struct event_base *base, const struct conf *conf,
@@ -190,8 +202,7 @@ int session_new(struct event_base *base, const struct conf *conf,
     if (getrandom(keep.record.session, sizeof(keep.record.session), 0) !=
         sizeof(keep.record.session))
         abort();
-    session_begin(base, conf, handoff, hello, &keep, false);
-    return 0;
+    return session_begin(base, conf, handoff, hello, &keep, false, error);
 }
 
 /* Its threads may still be writing into the guest. */
@@ -222,8 +233,7 @@ int session_return(struct event_base *base, const struct conf *conf,
         keep_fini(&keep);
         return -EBUSY;
     }
-    session_begin(base, conf, handoff, hello, &keep, true);
-    return 0;
+    return session_begin(base, conf, handoff, hello, &keep, true, error);
 }
 
 void session_welcome(struct session *session, struct handoff_welcome *welcome)

@@ -445,7 +445,8 @@ static void on_attach(struct session *session,
         return;
     }
     destination->faulters = faulters_new(&session->stats);
-    if (faulters_set_qemu(destination->faulters, handoff_pid(session->handoff),
+    if (!destination->faulters ||
+        faulters_set_qemu(destination->faulters, handoff_pid(session->handoff),
                           *fd, table)) {
         session_refuse(session, "there are too many open files");
         return;

@@ -4,19 +4,24 @@ limits are those of docs/operating.md."""
 
 import collections
 import contextlib
+import itertools
 import os
+import re
 import resource
 import socket
 import struct
+import subprocess
 import threading
 import time
 
 # pylint: disable=import-error,wildcard-import,unused-wildcard-import
 from arena import ARENA
-from pair import LoopbackHost, require, wait_until
+from pair import LoopbackHost, Migration, require, wait_until
 from wire import *
 from harness import test
 from lab.daemon import PORT, Remapd
+
+SCARCE = re.compile("[Oo]pen files|out of descriptors")
 
 
 def ask(line, close_early=False):
@@ -176,4 +181,41 @@ def descriptors_run_out(kind):
         session.qemu.send(DETACH)
         session.qemu.expect(DETACHED)
     wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
+    ARENA.pair.migrate(mib=4)
+
+
+def with_descriptors(process, spare):
+    """The limit with which the process has this many descriptors left."""
+    used = set(map(int, os.listdir(f"/proc/{process.pid}/fd")))
+    free = (number for number in itertools.count() if number not in used)
+    return next(itertools.islice(free, spare, None))
+
+
+@test(role=("source", "destination"))
+def a_migration_finds_few_descriptors(role):
+    """None, one, two and so on until it has enough: each ends with a reason, or
+    goes on as soon as there are more."""
+    host = getattr(ARENA, role)
+    process = host.remapd.process
+    old = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    refused = 0
+    for spare in range(64):
+        wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
+        limit = with_descriptors(process, spare)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, old[1]))
+        try:
+            migration = Migration(ARENA.pair, mib=4)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                migration.process.child.wait(1.5)
+            enough = migration.process.child.returncode == 0
+        finally:
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, old)
+        if enough:
+            break
+        code = migration.process.child.wait(30 * PATIENCE)
+        ARENA.pair.check_daemon(host)
+        said = migration.process.output().strip()
+        require(code == 0 or SCARCE.search(said), f"{spare} left: {said}")
+        refused += code != 0
+    require(enough and refused, f"{spare} were enough, {refused} refused")
     ARENA.pair.migrate(mib=4)
