@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# make bench              all measurements, about 30 minutes
+# make bench              all measurements, about 40 minutes
 # make bench QUICK=1      the same with fewer rounds, under 5
 # make bench ONLY="placement floor moves service scale encryption"   only these
 # make bench-publish      what the last run found, into docs/benchmark and README.md

@@ -51,9 +51,9 @@ CARRIERS = {
 ALL = tuple(CARRIERS)
 # name: the VM and how it moves, the lab, who competes, rounds
 MOVES = {
-    "random": ({}, {}, ALL, 5),
+    "random": ({}, {}, ALL, 7),
     report.CUBIC_CASE: ({}, {"congestion": "cubic"},
-                        ("remapd", "native", "preempt"), 5),
+                        ("remapd", "native", "preempt"), 3),
     "random, after a round of pre-copy": ({"precopy": True}, {}, ALL, 3),
     "hot set of 10 %": ({"pattern": "hot"}, {}, ("remapd", "native"), 3),
     "sequential scan": ({"pattern": "scan"}, {}, ("remapd", "native"), 3),
@@ -76,6 +76,7 @@ QUICK_MOVES = ("random",)
 FLOORS = {"none": {}, report.CUBIC_LINK: {"congestion": "cubic"},
           "10gbit": {"link": "10gbit"}, "1gbit": {"link": "1gbit"}}
 SIZES_MIB = (1024, 2048, 4096, 8192, 16384)
+ROUND_MIB = 8192 # of each size that is no larger
 SPARSE_GIB = (1, 16, 64, 1024)
 AT_ONCE = (1, 4, 16, 64)
 TCP_ULP = 31 # linux/tcp.h
@@ -321,12 +322,12 @@ def sparse(gib):
 def scale(quick):
     """By the size of memory, nine pages in ten of it zero, by the size of a
     sparse one, and by migrations at once. No guest: the daemons' own cost.
-    Small sizes, which are over sooner, run more often."""
+    Small sizes run more often: in a round each goes through as much memory."""
     sizes, at_once = [], []
     with Pair(options=("--engine", "copy")) as pair:
-        for _ in range(1 if quick else 5):
+        for _ in range(1 if quick else 4):
             for size in SIZES_MIB[:2] if quick else SIZES_MIB:
-                for _ in range(math.ceil(3 * SIZES_MIB[0] / size)):
+                for _ in range(math.ceil(ROUND_MIB / size)):
                     sizes.append(of_size(pair, size))
                 say(f"scale: {size} MiB in {sizes[-1]['seconds']:.2f} s")
     holes = []

@@ -89,10 +89,12 @@ static int handoff_recv(struct handoff *handoff, char *packet, size_t size,
             memcpy(fd, CMSG_DATA(c), sizeof(*fd));
     }
     if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+        bool room = *fd >= 0 || msg.msg_flags & MSG_TRUNC;
+
         if (*fd >= 0)
             close(*fd);
         *fd = -1;
-        return -EMSGSIZE;
+        return room ? -EMSGSIZE : -EMFILE;
     }
     return (int)got;
 }

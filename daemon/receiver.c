@@ -668,7 +668,8 @@ int receiver_start(struct receiver *receiver, int uffd, pid_t pid,
     int ret;
 
     receiver->target.uffd = uffd;
-    receiver->present = present_open(pid);
+    if (receiver->present < 0)
+        receiver->present = present_open(pid);
     receiver->target.merges =
         receiver->present >= 0 && placers->takes && probe_frees_page_tables();
     receiver->faulters = faulters;

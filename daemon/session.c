@@ -416,6 +416,15 @@ void session_lost(struct session *session, const char *reason)
     }
 }
 
+void session_no_channel(struct session *session, const char *peer, int ret)
+{
+    char reason[ERROR_TEXT_BYTES];
+
+    snprintf(reason, sizeof(reason), "a channel of the %s: %s", peer,
+             ret == -EPROTO ? "it spoke too early" : strerror(-ret));
+    session_lost(session, reason);
+}
+
 void session_refuse(struct session *session, const char *reason)
 {
     if (session->state != SESSION_PAUSED) {

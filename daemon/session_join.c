@@ -208,6 +208,7 @@ static int join_channel(struct session *session, struct msg_conn *conn,
         hello->index + (urgent ? 0 : session->conf->urgent_channels);
     Remapd__Welcome welcome = REMAPD__WELCOME__INIT;
     Remapd__Message message = REMAPD__MESSAGE__INIT;
+    int ret;
 
     if ((session->state != SESSION_JOINED &&
          (session->state != SESSION_PAUSED || !session->control ||
@@ -225,8 +226,9 @@ static int join_channel(struct session *session, struct msg_conn *conn,
     message.body_case = REMAPD__MESSAGE__BODY_WELCOME;
     message.welcome = &welcome;
     msg_conn_send(conn, &message);
-    if (msg_conn_detach(conn, &join->links[slot])) {
-        session_lost(session, "a channel of the source spoke too early");
+    ret = msg_conn_detach(conn, &join->links[slot]);
+    if (ret) {
+        session_no_channel(session, "source", ret);
         return 0;
     }
     channel_bound_silence(join->links[slot].fd, session->conf->peer_timeout_s);

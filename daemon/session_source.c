@@ -210,6 +210,7 @@ static void channel_message(void *owner, const Remapd__Message *message)
     struct session_source *source = session->source;
     struct msg_conn *conn = channel->conn;
     char reason[ERROR_TEXT_BYTES];
+    int ret;
 
     if (message->body_case != REMAPD__MESSAGE__BODY_WELCOME) {
         bool said = message->body_case == REMAPD__MESSAGE__BODY_ABORT;
@@ -221,8 +222,9 @@ static void channel_message(void *owner, const Remapd__Message *message)
         return;
     }
     channel->conn = NULL;
-    if (msg_conn_detach(conn, &channel->link)) {
-        session_lost(session, "a channel of the destination spoke too early");
+    ret = msg_conn_detach(conn, &channel->link);
+    if (ret) {
+        session_no_channel(session, "destination", ret);
         return;
     }
     if (++source->welcomed < source->channel_count)
