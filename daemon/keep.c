@@ -96,22 +96,24 @@ static const char *keep_check(const struct keep *keep, uint32_t role,
 
 int keep_load(struct keep *keep, int fd, uint32_t role, char *error)
 {
-    int own, seals = fd < 0 ? -1 : fcntl(fd, F_GET_SEALS);
+    int own, ret, seals = fd < 0 ? -1 : fcntl(fd, F_GET_SEALS);
     struct stat stat;
     const char *wrong;
 
     /* Sealed, it cannot be pulled away while it is looked at. */
     if (seals < 0 || (seals & KEEP_SEALS) != KEEP_SEALS || fstat(fd, &stat) ||
-        stat.st_size < (off_t)sizeof(struct keep_record) ||
-        (own = fcntl(fd, F_DUPFD_CLOEXEC, 0)) < 0) {
+        stat.st_size < (off_t)sizeof(struct keep_record)) {
         snprintf(error, ERROR_TEXT_BYTES,
                  "QEMU gives back something else than it was to keep");
         return -EINVAL;
     }
-    if (keep_map(keep, own, (size_t)stat.st_size)) {
-        close(own);
+    own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    ret = own < 0 ? -errno : keep_map(keep, own, (size_t)stat.st_size);
+    if (ret) {
+        if (own >= 0)
+            close(own);
         snprintf(error, ERROR_TEXT_BYTES, "what QEMU has kept: %s",
-                 strerror(errno));
+                 strerror(-ret));
         return -EINVAL;
     }
     memcpy(&keep->record, keep->memory, sizeof(keep->record));

@@ -577,13 +577,13 @@ void session_qemu_left(struct session *session, const char *reason)
         session_log(session, LOG_LEVEL_ERROR, LOG_EVENT_NONE, "%s", lost);
     if (session->state >= SESSION_ACTIVE) {
         session_close(session);
+    } else if (strcmp(reason, HANDOFF_LEFT)) {
+        session_fail(session, "the %s's QEMU is lost before the switchover: %s",
+                     role, reason);
     } else if (!session->control) {
         session_log(session, LOG_LEVEL_INFO, LOG_EVENT_NONE, "QEMU left: %s",
                     reason);
         session_close(session);
-    } else if (strcmp(reason, HANDOFF_LEFT)) {
-        session_fail(session, "the %s's QEMU is lost before the switchover: %s",
-                     role, reason);
     } else {
         char left[ERROR_TEXT_BYTES];
 
