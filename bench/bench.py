@@ -77,6 +77,7 @@ FLOORS = {"none": {}, report.CUBIC_LINK: {"congestion": "cubic"},
           "10gbit": {"link": "10gbit"}, "1gbit": {"link": "1gbit"}}
 SIZES_MIB = (1024, 2048, 4096, 8192, 16384)
 ROUND_MIB = 8192 # of each size that is no larger
+SCALE_THREADS = (0, 1)
 SPARSE_GIB = (1, 16, 64, 1024)
 AT_ONCE = (1, 4, 16, 64)
 TCP_ULP = 31 # linux/tcp.h
@@ -301,12 +302,14 @@ def daemons_cpu(pair):
     return sum(host.remapd.process.cpu_seconds() for host in pair.hosts)
 
 
-def of_size(pair, mib):
-    """As before a VM's move the host has free memory for what is no zeros."""
+def of_size(pair, mib, threads):
+    """While so many threads touch pages at random. As before a VM's move the
+    host has free memory for what is no zeros."""
     Warm(mib << 20 >> 2).give()
     before = daemons_cpu(pair)
-    row = guestless(pair, kind="anon", mib=mib, zero=90)
-    return {"mib": mib, **row, "cpu_seconds": daemons_cpu(pair) - before}
+    row = guestless(pair, kind="anon", mib=mib, zero=90, threads=threads)
+    return {"mib": mib, "threads": threads, **row,
+            "cpu_seconds": daemons_cpu(pair) - before}
 
 
 def sparse(gib):
@@ -320,15 +323,17 @@ def sparse(gib):
 
 
 def scale(quick):
-    """By the size of memory, nine pages in ten of it zero, by the size of a
-    sparse one, and by migrations at once. No guest: the daemons' own cost.
+    """By the size of memory, nine pages in ten of it zero, with and without a
+    thread that touches it, by the size of a sparse one, and by migrations at
+    once. No guest: the daemons' own cost.
     Small sizes run more often: in a round each goes through as much memory."""
     sizes, at_once = [], []
     with Pair(options=("--engine", "copy")) as pair:
-        for _ in range(1 if quick else 4):
+        for _ in range(1 if quick else 3):
             for size in SIZES_MIB[:2] if quick else SIZES_MIB:
                 for _ in range(math.ceil(ROUND_MIB / size)):
-                    sizes.append(of_size(pair, size))
+                    sizes += [of_size(pair, size, threads)
+                              for threads in SCALE_THREADS]
                 say(f"scale: {size} MiB in {sizes[-1]['seconds']:.2f} s")
     holes = []
     for gib in SPARSE_GIB[:3] if quick else SPARSE_GIB:
