@@ -325,8 +325,8 @@ def sparse(gib):
 def scale(quick):
     """By the size of memory, nine pages in ten of it zero, with and without a
     thread that touches it, by the size of a sparse one, and by migrations at
-    once. No guest: the daemons' own cost.
-    Small sizes run more often: in a round each goes through as much memory."""
+    once. No guest: the daemons' own cost. Small sizes run more often: in a round
+    each goes through as much memory."""
     sizes, at_once = [], []
     with Pair(options=("--engine", "copy")) as pair:
         for _ in range(1 if quick else 3):

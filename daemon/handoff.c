@@ -89,6 +89,7 @@ static int handoff_recv(struct handoff *handoff, char *packet, size_t size,
             memcpy(fd, CMSG_DATA(c), sizeof(*fd));
     }
     if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+        /* Of several descriptors one comes; none where there is no room. */
         bool room = *fd >= 0 || msg.msg_flags & MSG_TRUNC;
 
         if (*fd >= 0)

@@ -4,7 +4,6 @@ limits are those of docs/operating.md."""
 
 import collections
 import contextlib
-import itertools
 import os
 import resource
 import socket
@@ -15,7 +14,8 @@ import time
 
 # pylint: disable=import-error,wildcard-import,unused-wildcard-import
 from arena import ARENA
-from pair import LoopbackHost, Migration, require, wait_until
+from pair import (LoopbackHost, Migration, few_descriptors, require,
+                  wait_until)
 from wire import *
 from harness import test
 from lab.daemon import PORT, Remapd
@@ -183,32 +183,20 @@ def descriptors_run_out(kind):
     ARENA.pair.migrate(mib=4)
 
 
-def with_descriptors(process, spare):
-    """The limit with which the process has this many descriptors left."""
-    used = set(map(int, os.listdir(f"/proc/{process.pid}/fd")))
-    free = (number for number in itertools.count() if number not in used)
-    return next(itertools.islice(free, spare, None))
-
-
 @test(role=("source", "destination"))
 def a_migration_finds_few_descriptors(role):
     """None, one, two and so on until it has enough: each ends with a reason, or
     goes on as soon as there are more."""
     host = getattr(ARENA, role)
     process = host.remapd.process
-    old = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
     refused = 0
     for spare in range(64):
         wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
-        limit = with_descriptors(process, spare)
         mark = len(process.output())
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, old[1]))
-        try:
+        with few_descriptors(process, spare), \
+             contextlib.suppress(subprocess.TimeoutExpired):
             migration = Migration(ARENA.pair, mib=4)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                migration.process.child.wait(1.5)
-        finally:
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, old)
+            migration.process.child.wait(1.5)
         code = migration.process.child.wait(3 * PATIENCE)
         ARENA.pair.check_daemon(host)
         enough = SCARCE not in process.output()[mark:]

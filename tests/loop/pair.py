@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -40,6 +41,20 @@ def own_network():
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
         raise Failed(f"unshare: {os.strerror(ctypes.get_errno())}")
     run("ip", "link", "set", "lo", "up")
+
+
+@contextlib.contextmanager
+def few_descriptors(process, spare):
+    """The process can open so many more; with "open files" it says why not."""
+    old = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir(f"/proc/{process.pid}/fd")))
+    free = (number for number in itertools.count() if number not in used)
+    limit = next(itertools.islice(free, spare, None))
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, old[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, old)
 
 
 class LoopbackHost:

@@ -13,8 +13,9 @@ import sys
 import time
 
 # pylint: disable=import-error
-from pair import (BUILD, Migration, Pair, ProxiedPair, SANITIZED, huge_pages,
-                  own_network, require, run, wait_until)
+from pair import (BUILD, Migration, Pair, ProxiedPair, SANITIZED,
+                  few_descriptors, huge_pages, own_network, require, run,
+                  wait_until)
 from harness import run as run_tests, test
 from lab import hosts as lab_hosts
 from lab.basics import stop_on_signals
@@ -265,6 +266,22 @@ def userfaultfd_that_is_of_no_use_to_the_next_remapd(kind):
         require(said.count("cannot go on with this QEMU: QEMU handed over a "
                            "userfaultfd that blocks") == 3, said)
         require(migration.figures["returns"] == 4, f"{migration.figures}")
+
+
+@test(role=("source", "destination"))
+def next_remapd_has_few_descriptors(role):
+    """It says so, and QEMU comes until there are enough."""
+    with Pair(LINK, OPTIONS) as pair:
+        host = pair.hosts[role == "destination"]
+        migration = Migration(pair, kind="thp", mib=MIB, zero=5, threads=2)
+        wait_placed(pair, 0.2)
+        pair.restart(host)
+        for spare in range(8):
+            with few_descriptors(host.remapd.process, spare):
+                time.sleep(1)
+        finish_all([migration], 1)
+        said = host.remapd.process.output()
+        require("open files" in said, said)
 
 
 @test
