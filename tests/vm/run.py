@@ -175,12 +175,16 @@ def what_can_be_spliced_is(backend):
         require_whole(vm, move)
         pages = move.report("source")["pages"]
         print(f"# of {pages['data']} pages with bytes {pages['spliced']} "
-              "were spliced")
+              f"were spliced, {pages['urgent']} pages were waited for")
         if backend == "memfd":
             # The firmware's own is private.
             require(pages["spliced"] < 0.01 * pages["data"], f"{pages}")
         else:
-            require(pages["spliced"] > 0.8 * pages["data"], f"{pages}")
+            # What comes ahead of its huge page is too little, and how much does
+            # is chance.
+            bulk = pages["data"] - pages["urgent"]
+            require(pages["spliced"] > max(0.95 * bulk, 0.5 * pages["data"]),
+                    f"{pages}")
 
 
 @test
