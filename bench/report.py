@@ -464,8 +464,8 @@ def plot_work(section, output):
 def plot_moves(section, output):
     """Time to drain and longest stall, each case."""
     cases = by(section["rows"], "case")
-    figure, both = pyplot.subplots(
-        1, 2, figsize=(9, 1.6 + 0.75 * len(cases)), sharey=True)
+    inches = 1.6 + 0.55 * len(cases)
+    figure, both = pyplot.subplots(1, 2, figsize=(9, inches), sharey=True)
     for axes, (title, take) in zip(both, (
             ("time to drain, s", drain),
             ("guest's longest stall, ms", longest_stall))):
@@ -487,7 +487,7 @@ def plot_moves(section, output):
     both[0].invert_yaxis()
     figure.legend(*both[1].get_legend_handles_labels(), ncols=4,
                   frameon=False, loc="lower center", fontsize="small")
-    figure.subplots_adjust(bottom=0.3)
+    figure.subplots_adjust(bottom=0.75 / inches)
     save(figure, output, "moves")
 
 
