@@ -170,6 +170,7 @@ void session_lost(struct session *session, const char *reason);
 /** session_no_channel() - session_lost() where msg_conn_detach() has returned
  * @ret for one of the @peer's. */
 void session_no_channel(struct session *session, const char *peer, int ret);
+
 /** session_refuse() - session_lost() where QEMU is to blame. Paused already, it
  * ends: QEMU comes back, as to another remapd, and hands over all of it anew.
  */

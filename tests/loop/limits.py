@@ -5,7 +5,6 @@ limits are those of docs/operating.md."""
 import collections
 import contextlib
 import os
-import resource
 import socket
 import struct
 import subprocess
@@ -19,8 +18,6 @@ from pair import (LoopbackHost, Migration, few_descriptors, require,
 from wire import *
 from harness import test
 from lab.daemon import PORT, Remapd
-
-SCARCE = "open files"
 
 
 def ask(line, close_early=False):
@@ -148,35 +145,27 @@ def descriptors_run_out(kind):
     host = ARENA.destination
     process = host.remapd.process
     mark = len(process.output())
-    old = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-    clients = []
 
     def lines():
         return process.output()[mark:].count("no connection can be accepted")
     with ToDestination(host) as session:
         session.active()
-        limit = max(map(int, os.listdir(f"/proc/{process.pid}/fd"))) + 5
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, old[1]))
-        try:
+        with contextlib.ExitStack() as stack, few_descriptors(process, 4):
             begin = time.monotonic()
             for _ in range(20):
                 if kind == "peer":
-                    clients.append(socket.create_connection(
+                    stack.enter_context(socket.create_connection(
                         (host.address, PORT)))
                 else:
-                    clients.append(socket.socket(
+                    client = stack.enter_context(socket.socket(
                         socket.AF_UNIX, socket.SOCK_STREAM if kind == "control"
                         else socket.SOCK_SEQPACKET))
-                    clients[-1].connect(str(getattr(host.remapd, kind)))
+                    client.connect(str(getattr(host.remapd, kind)))
             wait_until(lambda: lines() >= 2, "two lines in the log", PATIENCE)
             most = 2 + time.monotonic() - begin
             require(lines() <= most, f"{lines()} lines, {most:.0f} s")
             session.bulk.frame(ZERO, 0, session.memory.length)
             session.control.expect("complete")
-        finally:
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, old)
-            for client in clients:
-                client.close()
         session.qemu.send(DETACH)
         session.qemu.expect(DETACHED)
     wait_until(lambda: ARENA.quiet(host), "descriptors", PATIENCE)
@@ -199,7 +188,7 @@ def a_migration_finds_few_descriptors(role):
             migration.process.child.wait(1.5)
         code = migration.process.child.wait(3 * PATIENCE)
         ARENA.pair.check_daemon(host)
-        enough = SCARCE not in process.output()[mark:]
+        enough = "open files" not in process.output()[mark:]
         require(not (enough and code), f"{spare} left: "
                 f"{migration.process.output().strip()}")
         refused += code != 0

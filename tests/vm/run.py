@@ -167,24 +167,24 @@ def pages_come_ahead_of_their_huge_page():
 
 @test(backend=("thp", "memfd"))
 def what_can_be_spliced_is(backend):
-    """The source's QEMU sends it; of a file's memory it sends none."""
+    """The source's QEMU sends it; of a file's memory it sends none. The guest
+    runs on only when all is there: what comes ahead for one that waits is too
+    little to be spliced, and how much that is is chance."""
     with Lab() as lab:
         vm = lab.vm("splice", backend=backend, **SMALL)
         vm.start(pager="required")
-        move = vm.move(pager="required")
+        move = vm.move(pager="required", stopped=True)
+        move.destination.qmp("cont")
+        vm.arrived(move.destination)
         require_whole(vm, move)
         pages = move.report("source")["pages"]
         print(f"# of {pages['data']} pages with bytes {pages['spliced']} "
-              f"were spliced, {pages['urgent']} pages were waited for")
+              "were spliced")
         if backend == "memfd":
             # The firmware's own is private.
             require(pages["spliced"] < 0.01 * pages["data"], f"{pages}")
         else:
-            # What comes ahead of its huge page is too little, and how much does
-            # is chance.
-            bulk = pages["data"] - pages["urgent"]
-            require(pages["spliced"] > max(0.95 * bulk, 0.5 * pages["data"]),
-                    f"{pages}")
+            require(pages["spliced"] > 0.8 * pages["data"], f"{pages}")
 
 
 @test
